@@ -1,0 +1,169 @@
+"""Rows of the published MMMEB files. Knows the layout on disk and nothing else.
+
+Source: the data page swap-uniba/MMMEB-Benchmark, `datasets/*.jsonl` beside the picture folders.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+Kind = Literal["i2t", "t2i", "vqa", "vg", "c"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which JSON fields a kind of task has, beside `id`; `pictures`: candidates are pictures."""
+
+    image: str | None
+    text: str | None
+    candidates: str
+    pictures: bool
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field that a line must have."""
+        return tuple(f for f in ("id", self.image, self.text, self.candidates) if f)
+
+
+LAYOUTS: dict[Kind, Layout] = {
+    "i2t": Layout(image="img", text=None, candidates="captions", pictures=False),
+    "t2i": Layout(image=None, text="text", candidates="images", pictures=True),
+    "vqa": Layout(image="img", text="question", candidates="answers", pictures=False),
+    "vg": Layout(image="img", text="text", candidates="imgs", pictures=True),
+    "c": Layout(image="img", text=None, candidates="classes", pictures=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One query with its own candidates: texts, or paths of pictures. The first one is the gold."""
+
+    line: int
+    id: str
+    image: Path | None
+    text: str | None
+    candidates: tuple[str, ...] | tuple[Path, ...]
+
+
+def layout_of(kind: str) -> Layout:
+    """The fields of a kind of task; `ValueError` for a kind that MMMEB does not have.
+
+    >>> layout_of("vqa").fields
+    ('id', 'img', 'question', 'answers')
+    """
+    if kind not in LAYOUTS:
+        raise ValueError(f"unknown kind {kind!r}; MMMEB has {', '.join(KINDS)}")
+    return LAYOUTS[kind]
+
+
+def data_file(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Path:
+    """Where the rows of one task and language are.
+
+    >>> data_file(Path("data"), "maxm_v1", "fr", 100, "vqa").as_posix()
+    'data/datasets/maxm_v1_fr_100_formatted_vqa.jsonl'
+    """
+    return root / "datasets" / f"{dataset}_{lang}_{maximum}_formatted_{kind}.jsonl"
+
+
+def picture_path(root: Path, dataset: str, name: str) -> Path:
+    """Where the picture that a row names is; the picture need not exist.
+
+    A name with "/" is relative to the data root, one without is in `{dataset}_images`; where the
+    name has no extension, it is `.jpg`.
+
+    >>> picture_path(Path("data"), "xm", "0a1b").as_posix()
+    'data/xm_images/0a1b.jpg'
+    >>> picture_path(Path("data"), "xm", "crops/7.png").as_posix()
+    'data/crops/7.png'
+    """
+    name = name if PurePosixPath(name).suffix else f"{name}.jpg"
+    return root / name if "/" in name else root / f"{dataset}_images" / name
+
+
+def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Iterator[Row]:
+    """Rows of one file, read line by line.
+
+    A row whose query text or picture is null is left out, so that every model has the same
+    denominator.
+
+    Raises:
+        ValueError: no such file; or, naming file and line: a line that is no JSON object, a field
+            that is missing or of another type, no candidates, a picture that is not there.
+    """
+    layout = layout_of(kind)
+    path = data_file(root, dataset, lang, maximum, kind)
+    if not path.is_file():
+        others = sorted(p.name for p in path.parent.glob(f"{dataset}_*_formatted_*.jsonl"))
+        raise ValueError(f"no file {path}; of {dataset} there are: {', '.join(others) or 'none'}")
+    return _rows(path, _Pictures(root, dataset), layout)
+
+
+def _rows(path: Path, pictures: "_Pictures", layout: Layout) -> Iterator[Row]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = _row(number, _record(line, layout), pictures, layout)
+            except ValueError as error:
+                raise ValueError(f"{path} line {number}: {error}") from error
+            if row is not None:
+                yield row
+
+
+def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
+    """One line as a mapping that has every field of the layout."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        shown = line[:60].decode(errors="replace").rstrip()
+        raise ValueError(f"{shown!r} is no JSON ({error}); one object a line") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {str(record)[:60]!r}")
+    if missing := [field for field in layout.fields if field not in record]:
+        fields = ", ".join(layout.fields)
+        raise ValueError(f"no field {missing[0]!r}; it has {', '.join(record)}, needs {fields}")
+    return record
+
+
+def _row(number: int, record: Mapping[str, object], pictures: "_Pictures", layout: Layout) -> Row | None:
+    """A record as a row, or `None` where the query's text or picture is null."""
+    image = _text(record, layout.image)
+    text = _text(record, layout.text)
+    if (layout.image and image is None) or (layout.text and text is None):
+        return None
+    names = record[layout.candidates]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{layout.candidates!r} is {names!r}; needs a list, the gold first")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{layout.candidates!r} holds {name!r}; needs strings only")
+    return Row(
+        line=number,
+        id=str(record["id"]),
+        image=None if image is None else pictures[image],
+        text=text,
+        candidates=tuple(pictures[name] for name in names) if layout.pictures else tuple(names),
+    )
+
+
+def _text(record: Mapping[str, object], field: str | None) -> str | None:
+    value = record[field] if field else None
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{field!r} is {value!r}; needs a string, or null to leave the row out")
+    return value
+
+
+class _Pictures(dict[str, Path]):
+    """Picture names -> paths that exist; each name is looked up on disk once a file."""
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        self.root, self.dataset = root, dataset
+
+    def __missing__(self, name: str) -> Path:
+        path = picture_path(self.root, self.dataset, name)
+        if not path.is_file():
+            raise ValueError(f"picture {name!r} is not at {path}")
+        self[name] = path
+        return path

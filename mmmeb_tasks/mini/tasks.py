@@ -1,0 +1,194 @@
+"""MMMEBMini: the five kinds of MMMEB over scenes of the mini world, in five languages."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import mteb
+import numpy as np
+import torch
+from mteb.abstasks.task_metadata import TaskCategory, TaskSubtype
+from mteb.models import MTEBModels
+from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
+
+from mmmeb_tasks.encoder import MMMEBEncoder
+from mmmeb_tasks.files import Kind, layout_of
+from mmmeb_tasks.mini.write import ensure_mini
+from mmmeb_tasks.retrieval import LANGUAGES, MMMEBMetadata, MMMEBRetrieval, langscripts
+
+CITATION = r"""
+@misc{musacchio2025xvlm2vec,
+  archiveprefix = {arXiv},
+  author = {Musacchio, Elio and Siciliani, Lucia and Basile, Pierpaolo and Semeraro, Giovanni},
+  eprint = {2503.09313},
+  primaryclass = {cs.CL},
+  title = {xVLM2Vec: Adapting LVLM-based embedding models to multilinguality using Self-Knowledge Distillation},
+  year = {2025},
+}
+"""  # noqa: E501 - the title
+
+
+def mini_data() -> Path:
+    """The data folder: `MMMEB_MINI_DATA` where it is set, else the one that the package writes."""
+    if folder := os.environ.get("MMMEB_MINI_DATA"):
+        return Path(folder)
+    return ensure_mini()
+
+
+def _metadata(
+    name: str, kind: Kind, category: TaskCategory, subtype: TaskSubtype, description: str
+) -> MMMEBMetadata:
+    """What the five tasks have in common, and what they have not."""
+    return MMMEBMetadata(
+        name=name,
+        kind=kind,
+        description=f"{description} Scenes of Noto Color Emoji glyphs (Apache-2.0), named with "
+        "Unicode CLDR short names (Unicode-3.0), 100 candidates a query.",
+        dataset={"path": "mmmeb_tasks/mini", "revision": "1"},
+        reference="https://arxiv.org/abs/2503.09313",
+        type="VisionCentricQA" if kind == "vqa" else "Any2AnyReranking",
+        category=category,
+        modalities=["image", "text"],
+        eval_splits=["test"],
+        eval_langs=langscripts("en", "it", "es", "fr", "de"),
+        main_score="accuracy",
+        date=("2024-01-01", "2024-12-31"),
+        domains=["Constructed", "Scene"],
+        task_subtypes=[subtype],
+        license="apache-2.0",
+        annotations_creators="algorithmic",
+        dialect=[],
+        sample_creation="rendered",
+        bibtex_citation=CITATION,
+    )
+
+
+class MiniTask(MMMEBRetrieval):
+    """A task of MMMEBMini."""
+
+    source = "mini"
+    maximum = 100
+    data_root = staticmethod(mini_data)
+
+
+class MiniI2TRanking(MiniTask):
+    """Picture of a scene -> its caption."""
+
+    metadata = _metadata(
+        "MiniI2TRanking", "i2t", "i2t", "Image Text Retrieval", "Find the caption of a scene."
+    )
+
+
+class MiniT2IRanking(MiniTask):
+    """Caption -> picture of the scene."""
+
+    metadata = _metadata(
+        "MiniT2IRanking", "t2i", "t2i", "Image Text Retrieval", "Find the scene of a caption."
+    )
+
+
+class MiniClassification(MiniTask):
+    """Picture -> name of what it shows."""
+
+    metadata = _metadata("MiniClassification", "c", "i2t", "Object recognition", "Name what a picture shows.")
+
+
+class MiniVQARanking(MiniTask):
+    """Picture and question -> answer."""
+
+    metadata = _metadata(
+        "MiniVQARanking", "vqa", "it2t", "Question answering", "Answer a question about a scene."
+    )
+
+
+class MiniGrounding(MiniTask):
+    """Picture and name -> the part of the picture that shows what is named."""
+
+    metadata = _metadata(
+        "MiniGrounding", "vg", "it2i", "Object recognition", "Find the part of a scene by name."
+    )
+
+
+MINI_TASKS: tuple[type[MiniTask], ...] = (
+    MiniI2TRanking,
+    MiniT2IRanking,
+    MiniClassification,
+    MiniVQARanking,
+    MiniGrounding,
+)
+
+
+def evaluate_mini(
+    model: SentenceTransformer | MTEBModels,
+    *,
+    languages: Sequence[str] = ("en", "it", "es", "fr", "de"),
+    data_root: Path | None = None,
+    tasks: Sequence[Kind] | None = None,
+    show_progress: bool = True,
+) -> dict[str, dict[str, float]]:
+    """P@1 of a model on MMMEBMini, `{language: {kind: 0 to 1}}`, through `mteb.evaluate`.
+
+    No result is read from or written to a cache of mteb. The state of the random generators is as
+    before, so that it can run during training.
+
+    Args:
+        model: a sentence-transformers model, or a model of mteb (`MMMEBEncoder` in another style).
+        languages: which languages.
+        data_root: folder in the published layout; by default what `mini_data` says.
+        tasks: which kinds, all five by default.
+        show_progress: a bar over languages and tasks.
+
+    Raises:
+        ValueError: an unknown language or kind; what the tasks and the encoder raise.
+    """
+    if unknown := [language for language in languages if language not in LANGUAGES]:
+        raise ValueError(f"unknown language {unknown[0]!r}; MMMEBMini has {', '.join(LANGUAGES)}")
+    for kind in tasks or ():
+        layout_of(kind)
+    chosen = [task for task in MINI_TASKS if tasks is None or task.metadata.kind in tasks]
+    if not chosen or not languages:
+        raise ValueError(f"nothing to score: languages {languages!r}, tasks {tasks!r}")
+    encoder = MMMEBEncoder(model) if isinstance(model, SentenceTransformer) else model
+    scores: dict[str, dict[str, float]] = {language: {} for language in languages}
+    pairs = [(language, task) for language in languages for task in chosen]
+    with _random_state_kept(), _datasets_silent():
+        for language, task in (bar := tqdm(pairs, desc="MMMEBMini", disable=not show_progress)):
+            bar.set_postfix_str(f"{language} {task.metadata.kind}")
+            results = mteb.evaluate(
+                encoder,
+                task(data_root=data_root).filter_languages(None, hf_subsets=[language]),
+                cache=None,
+                co2_tracker=False,
+                encode_kwargs={"show_progress_bar": False},
+                show_progress_bar=False,
+            )
+            scores[language][task.metadata.kind] = float(results.task_results[0].get_score())
+    return scores
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Put the global generators back: every mteb task and evaluator seeds all of them with 42."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
+def _datasets_silent() -> Iterator[None]:
+    """No bar for each of the tables that mteb maps, two a task and language."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

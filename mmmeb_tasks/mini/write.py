@@ -1,0 +1,258 @@
+"""Write the mini world to disk: the benchmark in MMMEB's published layout, and a parallel corpus.
+
+python -m mmmeb_tasks.mini.write benchmark mini-data
+python -m mmmeb_tasks.mini.write corpus mini-corpus --languages en it pt --scenes 2000
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from mmmeb_tasks.instructions import OURS, PUBLISHED, render_query, render_target
+from mmmeb_tasks.mini.build import BUNDLE
+from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, single_scenes, split_pairs, test_scenes
+from mmmeb_tasks.mini.world import LANGUAGES, World, load_world
+
+QUERIES = 300
+CANDIDATES = 100
+DATASET = "mini"
+CORPUS_SEED, SINGLES_SEED = 724, 97
+SINGLE_EVERY = 8  # one scene in eight of the corpus shows one concept
+# A folder written by an older version of this file is not read again.
+VERSION = 1
+
+
+def _near(scenes: Sequence[Scene], index: int) -> list[int]:
+    """Scenes that share a concept with scene `index`; its swapped twin, which shares both, first."""
+    own = {scenes[index].subject, scenes[index].other}
+    shared = {i: len(own & {s.subject, s.other}) for i, s in enumerate(scenes) if i != index}
+    return sorted((i for i, n in shared.items() if n), key=lambda i: -shared[i])
+
+
+def _filled(gold: object, hard: Sequence, pool: Sequence, rng: random.Random) -> list:
+    """The gold, then the hard candidates, then others of the pool at random, 100 in all."""
+    chosen = dict.fromkeys([gold, *hard])
+    rest = [item for item in pool if item not in chosen]
+    return [*chosen, *rng.sample(rest, CANDIDATES - len(chosen))]
+
+
+def _pictures(scenes: Sequence[Scene], singles: Sequence[Scene], world: World, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for i, scene in enumerate(scenes):
+        draw(scene, world).save(folder / f"scene_{i:04d}.png")
+        for place, concept in enumerate((scene.subject, scene.other)):
+            crop(scene, world, concept).save(folder / f"crop_{i:04d}_{place}.png")
+    for i, scene in enumerate(singles):
+        draw(scene, world).save(folder / f"single_{i:04d}.png")
+
+
+def _rows(
+    kind: str, language: str, world: World, scenes: Sequence[Scene], singles: Sequence[Scene]
+) -> Iterator:
+    """The rows of one file. The candidates' choice does not depend on the language."""
+    rng = random.Random(f"{SINGLES_SEED}/{kind}")
+    concepts = range(len(world.concepts))
+
+    def name(concept: int) -> str:
+        return world.name(concept, language)
+
+    if kind == "c":
+        for i, scene in enumerate(singles):
+            labels = _filled(scene.subject, (), concepts, rng)
+            yield {"id": i, "img": f"single_{i:04d}.png", "classes": [name(c) for c in labels]}
+        return
+    crops = [(i, place) for i in range(len(scenes)) for place in (0, 1)]
+    for i, scene in enumerate(scenes):
+        picture = f"scene_{i:04d}.png"
+        if kind in ("i2t", "t2i"):
+            chosen = _filled(i, _near(scenes, i), range(len(scenes)), rng)
+            if kind == "i2t":
+                captions = [scenes[j].caption(world, language) for j in chosen]
+                yield {"id": i, "img": picture, "captions": captions}
+            else:
+                images = [f"scene_{j:04d}.png" for j in chosen]
+                yield {"id": i, "text": scene.caption(world, language), "images": images}
+        elif kind == "vqa":
+            answers = _filled(scene.answer, (scene.asked,), concepts, rng)
+            question = scene.question(world, language)
+            yield {"id": i, "img": picture, "question": question, "answers": [name(c) for c in answers]}
+        else:
+            place = rng.randrange(2)
+            shown = (scene.subject, scene.other)
+            # A crop of the same concept out of another scene would be as right as the gold.
+            pool = [(j, p) for j, p in crops if (scenes[j].subject, scenes[j].other)[p] != shown[place]]
+            chosen = _filled((i, place), [(i, 1 - place)], pool, rng)
+            imgs = [f"crop_{j:04d}_{p}.png" for j, p in chosen]
+            yield {"id": i, "img": picture, "text": name(shown[place]), "imgs": imgs}
+
+
+def write_benchmark(out: Path, languages: Sequence[str] = LANGUAGES, *, queries: int = QUERIES) -> Path:
+    """Write MMMEBMini to the new folder `out`, whole or not at all, and return it.
+
+    Five kinds a language, `queries` rows a file (even, at least 100), 100 candidates a row.
+
+    Raises:
+        ValueError: if `out` exists, for a language without names, or for a bad `queries`.
+    """
+    if queries < CANDIDATES:
+        raise ValueError(f"queries {queries}: at least {CANDIDATES} are needed, for as many candidates a row")
+    world = load_world(languages)
+    scenes = test_scenes(world, queries)
+    singles = single_scenes(world, queries, SINGLES_SEED)
+    with _new_folder(out) as folder:
+        _pictures(scenes, singles, world, folder / f"{DATASET}_images")
+        (folder / "datasets").mkdir()
+        for language in languages:
+            for kind in ("i2t", "t2i", "c", "vqa", "vg"):
+                file = f"{DATASET}_{language}_{CANDIDATES}_formatted_{kind}.jsonl"
+                _write_lines(folder / "datasets" / file, _rows(kind, language, world, scenes, singles))
+    return out
+
+
+def instruction_language(kind: str, language: str) -> str:
+    """The language to give an instruction in: the text's own, or English where there is none.
+
+    >>> instruction_language("vg", "it"), instruction_language("vg", "pt")
+    ('it', 'en')
+    """
+    return language if language in PUBLISHED[kind] | OURS.get(kind, {}) else "en"
+
+
+def _query(kind: str, language: str, text: str | None = None) -> str:
+    return render_query(kind, instruction_language(kind, language), text)
+
+
+def _target(kind: str, language: str) -> str:
+    return render_target(kind, instruction_language(kind, language))
+
+
+def _said_of_picture(kind: str, scene: Scene, named: int, world: World, language: str) -> str:
+    """What goes with a picture in one language: the query or the target of a kind."""
+    if kind in ("t2i", "crop"):
+        return _target("vg" if kind == "crop" else kind, language)
+    own = {"vqa": scene.question, "vg": lambda *_: world.name(named, language)}.get(kind)
+    return _query(kind, language, own and own(world, language))
+
+
+CorpusRow = tuple[str, Image.Image | None, dict[str, str]]
+
+
+def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[CorpusRow]:
+    """(id, picture or None, {language: text}): caption, t2i query and one text with a picture, a scene."""
+    train, _ = split_pairs(len(world.concepts))
+    for i in range(scenes):
+        if i % SINGLE_EVERY:
+            scene, kind = pair_scene(rng.choice(train), rng), rng.choice(("i2t", "t2i", "vqa", "vg", "crop"))
+        else:
+            scene, kind = Scene(rng.randrange(len(world.concepts)), seed=rng.getrandbits(30)), "c"
+        named = rng.choice([c for c in (scene.subject, scene.other) if c is not None])
+        captions = {language: scene.caption(world, language) for language in world.languages}
+        yield f"{i}/caption", None, captions
+        yield (
+            f"{i}/t2i",
+            None,
+            {language: _query("t2i", language, text) for language, text in captions.items()},
+        )
+        picture = crop(scene, world, named) if kind == "crop" else draw(scene, world)
+        said = {
+            language: _said_of_picture(kind, scene, named, world, language) for language in world.languages
+        }
+        yield f"{i}/picture/{kind}", picture, said
+
+
+def write_corpus(
+    out: Path, languages: Sequence[str] = LANGUAGES, *, scenes: int, seed: int = CORPUS_SEED
+) -> Path:
+    """Write a parallel corpus over train pairs to the new folder `out`: parallel.jsonl and images/.
+
+    Three rows a scene: its caption and its t2i query (text only), and one row with a picture.
+
+    Raises:
+        ValueError: if `out` exists, or for a language without names.
+    """
+    world = load_world(languages)
+    rng = random.Random(seed)
+    with _new_folder(out) as folder:
+        (folder / "images").mkdir()
+
+        def lines() -> Iterator[dict]:
+            for row_id, picture, texts in _corpus_rows(world, scenes, rng):
+                image = None
+                if picture is not None:
+                    image = f"images/{row_id.split('/')[0]}.png"
+                    picture.save(folder / image)
+                yield {"id": row_id, "image": image, **texts}
+
+        _write_lines(folder / "parallel.jsonl", lines())
+    return out
+
+
+def _write_lines(path: Path, rows: Iterator[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A new folder that is gone again if the writing fails or is broken off."""
+    if out.exists():
+        raise ValueError(f"{out} exists; give a new folder")
+    out.mkdir(parents=True)
+    try:
+        yield out
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+
+
+def ensure_mini(languages: Sequence[str] = LANGUAGES) -> Path:
+    """The folder of MMMEBMini in the cache, written on first use.
+
+    `MMMEB_CACHE` names the cache; the default is `~/.cache/mmmeb`. The folder's name holds the
+    bundle's hash and the languages, so a changed world is never read from an old folder.
+    """
+    digest = hashlib.sha256(BUNDLE.read_bytes() + f"{VERSION}/{'/'.join(languages)}".encode()).hexdigest()[
+        :12
+    ]
+    cache = Path(os.environ.get("MMMEB_CACHE", Path.home() / ".cache" / "mmmeb"))
+    folder = cache / f"mini-{digest}"
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            written = write_benchmark(Path(work) / "mini", languages)
+            try:
+                written.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # another process may have been faster: its folder is the same
+                    raise
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("benchmark", "corpus"))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--languages", nargs="+", default=LANGUAGES, help="CLDR locales, English first")
+    parser.add_argument("--scenes", type=int, default=2000, help="corpus: how many scenes (three rows each)")
+    args = parser.parse_args(argv)
+    if args.what == "benchmark":
+        write_benchmark(args.out, args.languages)
+    else:
+        write_corpus(args.out, args.languages, scenes=args.scenes)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""MMMEB as mteb retrieval tasks: rows of the published files -> ranking of own candidates."""
+
+import os
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Image, Value
+from mteb.abstasks import AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models import MTEBModels
+from mteb.types import PromptType, ScoresDict
+
+from mmmeb_tasks.files import Kind, Row, layout_of, read_rows
+from mmmeb_tasks.instructions import task_prompt
+
+LANGUAGES: dict[str, str] = {
+    "en": "eng-Latn",
+    "it": "ita-Latn",
+    "es": "spa-Latn",
+    "fr": "fra-Latn",
+    "de": "deu-Latn",
+}
+
+
+def langscripts(*languages: str) -> dict[str, list[str]]:
+    """Languages of the files -> mteb's subsets and codes.
+
+    >>> langscripts("en", "fr")
+    {'en': ['eng-Latn'], 'fr': ['fra-Latn']}
+    """
+    return {language: [LANGUAGES[language]] for language in languages}
+
+
+def content_id(content: str | Path) -> str:
+    """What identifies a candidate: the SHA-256 of its text, or of its picture's bytes.
+
+    >>> content_id("dog") == content_id("dog") != content_id("cat")
+    True
+    """
+    data = content.encode() if isinstance(content, str) else content.read_bytes()
+    return sha256(data).hexdigest()
+
+
+def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
+    """Rows of one task and language as mteb's corpus, queries, relevant documents and candidates.
+
+    The corpus is the union of all candidates. Candidates stand in the order of their ids, which
+    are hashes of what they hold: where the file put the gold cannot decide, a copy of the gold is
+    the gold, and among equal scores mteb takes the greater id. (Of more than ten equal scores it
+    keeps ten by their place, which is in the order of ids, too.)
+
+    Raises:
+        ValueError: no row at all.
+    """
+    layout = layout_of(kind)
+    queries: list[dict[str, str]] = []
+    gold: dict[str, dict[str, int]] = {}
+    candidates: dict[str, list[str]] = {}
+    ids: dict[str | Path, str] = {}
+    for row in rows:
+        for content in row.candidates:
+            if content not in ids:
+                ids[content] = content_id(content)
+        query = f"{row.line}:{row.id}"  # ids alone may repeat, and the line can be looked up
+        queries.append(
+            {"id": query}
+            | ({"image": str(row.image)} if layout.image else {})
+            | ({"text": row.text} if row.text is not None else {})
+        )
+        gold[query] = {ids[row.candidates[0]]: 1}
+        candidates[query] = sorted({ids[content] for content in row.candidates})
+    if not queries:
+        raise ValueError(f"no {kind} row with a query; there is nothing to score")
+    side = "image" if layout.pictures else "text"
+    corpus = {id: str(content) for content, id in ids.items()}
+    return RetrievalSplitData(
+        corpus=_dataset([{"id": id, side: corpus[id]} for id in sorted(corpus)]),
+        queries=_dataset(queries),
+        relevant_docs=gold,
+        top_ranked=candidates,
+    )
+
+
+def _dataset(rows: list[dict[str, str]]) -> Dataset:
+    """Rows as a table whose `image` column holds paths, decoded on reading."""
+    features = {name: Image() if name == "image" else Value("string") for name in rows[0]}
+    return Dataset.from_list(rows, features=Features(features))
+
+
+class MMMEBMetadata(TaskMetadata):
+    """mteb's metadata, and the kind of MMMEB task, from which our encoder makes its texts."""
+
+    kind: Kind
+
+    @property
+    def descriptive_stat_path(self) -> Path:
+        """Where mteb keeps statistics of the data: its cache, not its place in site-packages."""
+        cache = Path(os.environ.get("MTEB_CACHE", Path.home() / ".cache" / "mteb"))
+        return cache / "descriptive_stats" / f"{self.name}.json"
+
+
+class MMMEBRetrieval(AbsTaskRetrieval):
+    """An MMMEB task: each query ranks its own candidates. A subclass is metadata and attributes.
+
+    Attributes:
+        metadata: what mteb asks for, and the kind; languages of the files are its subsets.
+        source: the dataset's name in the file names ("xm").
+        maximum: the number in the file names, at most so many candidates a query.
+        data_root: gives the folder of the published layout, asked when the data is loaded.
+
+    Args:
+        seed: mteb's.
+        data_root: a folder to take instead of the subclass's.
+    """
+
+    metadata: MMMEBMetadata
+    source: str
+    maximum: int
+    data_root: Callable[[], Path]
+    k_values = (1, 5, 10)
+
+    def __init__(self, seed: int = 42, *, data_root: Path | None = None, **kwargs: object) -> None:
+        """Make the task; no file is opened yet."""
+        super().__init__(seed=seed, **kwargs)
+        if data_root is not None:
+            self.data_root = lambda: Path(data_root)
+
+    def load_data(self, num_proc: int | None = None, **kwargs: object) -> None:
+        """Read the files of the chosen languages; one process, whatever `num_proc` says."""
+        if self.data_loaded:
+            return
+        root, kind = self.data_root(), self.metadata.kind
+
+        def load(language: str) -> RetrievalSplitData:
+            return split_data(read_rows(root, self.source, language, self.maximum, kind), kind)
+
+        self.dataset = {
+            language: {split: load(language) for split in self.eval_splits} for language in self.hf_subsets
+        }
+        self.data_loaded = True
+
+    def _evaluate_subset(
+        self,
+        model: MTEBModels,
+        data_split: RetrievalSplitData,
+        *,
+        hf_subset: str,
+        **kwargs: Any,  # noqa: ANN401 - mteb's own, handed on
+    ) -> ScoresDict:
+        """One language, with that language's instruction as the prompt of the task."""
+        refuse_lost_modality(self.metadata, model)
+        # A prompt of mteb has no language, so the metadata is another one while a language runs.
+        metadata = self.metadata
+        prompt = task_prompt(metadata.kind, hf_subset)
+        self.metadata = metadata.model_copy(update={"prompt": prompt})
+        try:
+            return super()._evaluate_subset(model, data_split, hf_subset=hf_subset, **kwargs)
+        finally:
+            self.metadata = metadata
+
+
+def refuse_lost_modality(metadata: TaskMetadata, model: MTEBModels) -> None:
+    """Raise where a model would be scored on half of its input.
+
+    mteb only warns when a model takes a part of a query: an image+text query then goes to a
+    text-only model as text, with a plausible score.
+
+    Raises:
+        ValueError: the model does not take all that queries and candidates hold.
+    """
+    needed = {*metadata.get_modalities(PromptType.query)}
+    needed |= {*metadata.get_modalities(PromptType.document)}
+    meta = model.mteb_model_meta
+    if lost := sorted(needed - {*meta.modalities}):
+        raise ValueError(
+            f"{metadata.name} has {' and '.join(sorted(needed))}, but {meta.name} takes "
+            f"{' and '.join(sorted(meta.modalities))}: the {' and '.join(lost)} would be dropped. "
+            "A model that takes it must say so in mteb_model_meta.modalities, as MMMEBEncoder does"
+        )

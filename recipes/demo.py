@@ -1,0 +1,139 @@
+"""The whole story offline on two CPU cores: score, distil, score again, show.
+
+    python -m recipes.demo                       # about 8 minutes, writes ./xvlm2vec
+    python -m recipes.demo --out /tmp/d --steps 30 --queries 100       # a short run of the same code
+
+The bundled English-only mini embedder learns Italian, Spanish, French and German by the xVLM2Vec
+loss and is measured on MMMEBMini before and after. The work lies in OUT.demo until all is done;
+then OUT appears whole, with its report in OUT/report.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.tasks import evaluate_mini
+from mmmeb_tasks.mini.world import LANGUAGES
+from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
+from recipes import distill
+from recipes.report import contact_sheet, languages_chart, score_table
+
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "mteb", "datasets", "accelerate", "pillow")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("xvlm2vec"))
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--scenes", type=int, default=4000, help="training scenes, three corpus rows each")
+    parser.add_argument("--steps", type=int, default=400, help="weight updates")
+    parser.add_argument("--batch-size", type=int, default=48, help="rows an update, five texts each")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--queries", type=int, default=QUERIES, help="queries a task and language")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Run the demo; returns the finished folder."""
+    args = parse_args(argv)
+    work = args.out.with_name(args.out.name + ".demo")
+    if args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
+        raise ValueError(f"{args.out} exists and is not empty; choose another --out, or pass --overwrite")
+    if work.exists():  # what an earlier run left when it was stopped: a demo starts anew
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    clock = Clock()
+    others = [language for language in LANGUAGES if language != "en"]
+
+    print("1/6  The mini world: scenes of emoji, named in five languages, and an English-only embedder")
+    data = write_benchmark(work / "data", queries=args.queries)
+    corpus = write_corpus(work / "corpus", scenes=args.scenes)
+    clock.lap("world")
+
+    print("2/6  Where the teacher stands: MMMEBMini in five languages")
+    teacher = SentenceTransformer(str(TEACHER))
+    before = evaluate_mini(teacher, data_root=data)
+    clock.lap("score_teacher")
+
+    print("3/6  Distilling: the student learns to say in it, es, fr, de what the teacher says in English")
+    built = distill.main(
+        [
+            "--student",
+            str(TEACHER),
+            "--corpus",
+            str(corpus / "parallel.jsonl"),
+            "--languages",
+            ",".join(others),
+        ]
+        + ["--out", str(work / "model"), "--batch-size", str(args.batch_size), "--steps", str(args.steps)]
+        + [
+            "--learning-rate",
+            str(args.learning_rate),
+            "--warmup",
+            str(args.steps // 20),
+            "--max-grad-norm",
+            "1",
+        ]
+        + ["--eval-steps", str(max(args.steps // 2, 1)), "--seed", str(args.seed)]
+    )
+    clock.lap("distil")
+
+    print("4/6  Where the student stands")
+    student = SentenceTransformer(str(built))
+    after = evaluate_mini(student, data_root=data)
+    clock.lap("score_student")
+    print(score_table(before, after))
+
+    print("5/6  Writing the report")
+    report = built / "report"
+    report.mkdir()
+    languages_chart(before, after, report / "languages.png")
+    contact_sheet(teacher, student, data, report)
+    clock.lap("report")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    scores = {"teacher": before, "student": after, "seconds": clock.seconds, "versions": versions}
+    (report / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+
+    if args.out.exists():
+        shutil.rmtree(args.out)
+    built.rename(args.out)
+    shutil.rmtree(work)
+    print(
+        f"6/6  Done in {sum(clock.seconds.values()) / 60:.1f} minutes. {args.out}/report has the pictures. Use it:\n"
+    )
+    print("    from sentence_transformers import SentenceTransformer")
+    print(f'    model = SentenceTransformer("{args.out}")')
+    print(
+        '    model.encode(["mela rossa", {"image": "scene.png"}, {"image": "scene.png", "text": "Was ist das?"}])'
+    )
+    return args.out
+
+
+class Clock:
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.time()
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last lap under `name`."""
+        now = time.time()
+        self.seconds[name] = round(now - self._last, 1)
+        self._last = now
+
+
+if __name__ == "__main__":
+    main()
