@@ -110,14 +110,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
         shutil.rmtree(args.out)
     built.rename(args.out)
     shutil.rmtree(work)
-    print(
-        f"6/6  Done in {sum(clock.seconds.values()) / 60:.1f} minutes. {args.out}/report has the pictures. Use it:\n"
-    )
+    minutes = sum(clock.seconds.values()) / 60
+    print(f"6/6  Done in {minutes:.1f} minutes; look at {args.out}/report/contact.html. Use the model:\n")
     print("    from sentence_transformers import SentenceTransformer")
     print(f'    model = SentenceTransformer("{args.out}")')
-    print(
-        '    model.encode(["mela rossa", {"image": "scene.png"}, {"image": "scene.png", "text": "Was ist das?"}])'
-    )
+    print('    model.encode(["mela rossa", {"image": picture}, {"image": picture, "text": "Was ist das?"}])')
     return args.out
 
 

@@ -1,8 +1,8 @@
 """Distil an English embedder into other languages (xVLM2Vec).
 
-    python -m recipes.distill --student teacher/ --corpus parallel.jsonl --languages it,es,fr,de --out xvlm2vec
-    python -m recipes.distill … --lora 16                     # adapt the language model only, merged at the end
-    python -m recipes.distill … --resume                      # go on after a stop, from the last checkpoint
+    python -m recipes.distill --student teacher/ --corpus parallel.jsonl --languages it,es --out xvlm2vec
+    python -m recipes.distill … --lora 16           # adapt the language model only, merged at the end
+    python -m recipes.distill … --resume            # go on after a stop, from the last checkpoint
 
 The student starts as a copy of the frozen teacher. Until all is done the work lies in OUT.partial;
 OUT appears whole, a folder that stock sentence-transformers loads.
@@ -21,6 +21,7 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, load_parallel, lora_config
+from xvlm2vec_st.save import save_embedder
 from xvlm2vec_st.trainer import parallel_evaluator
 
 # Parts of the student that stay as they are when all its parameters are trained.
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
     # 3. Save, then move into place in one step.
     final = work / "final"
-    merged(student, args, work).save(str(final))
+    save_embedder(merged(student, args, work), final)
     (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
     if args.out.exists():
         shutil.rmtree(args.out)
@@ -208,7 +209,8 @@ def training_arguments(
         weight_decay=0.0,
         max_grad_norm=args.max_grad_norm,
         bf16=args.bf16,
-        gradient_checkpointing=args.gradient_checkpointing,
+        # Named only when wanted: newer hosts call it activation_checkpointing and warn.
+        **({"gradient_checkpointing": True} if args.gradient_checkpointing else {}),
         eval_strategy="steps" if evaluate and args.eval_steps else "no",
         eval_steps=args.eval_steps or None,
         save_steps=args.save_steps,

@@ -37,6 +37,7 @@ from mmmeb_tasks.instructions import instruction, render_query, render_target
 from mmmeb_tasks.mini.phrases import RELATIONS, phrases
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, split_pairs
 from mmmeb_tasks.mini.world import World, load_world
+from xvlm2vec_st.save import save_embedder
 from xvlm2vec_st.templates import template
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
@@ -223,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     seconds = train(model, world, args)
     # fp16 on disk halves the bundle; config.json says float32, so it is computed in fp32 everywhere.
-    model.half().save(str(args.out))
+    save_embedder(model.half(), args.out)
     card = args.out / "config.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     print(f"{args.out}: {args.steps} steps in {seconds / 60:.1f} minutes")

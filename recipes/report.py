@@ -135,10 +135,12 @@ def _sheet_html(texts: dict[str, str], found: dict[str, dict], out: Path) -> Non
     style = (
         "body{font:16px sans-serif;margin:2em}h2{font-size:16px;margin:1em 0 0}p{margin:.3em 0}"
         "span{display:inline-block;width:6em;vertical-align:middle}"
-        "img{width:96px;margin:3px;border:4px solid #ddd;vertical-align:middle}img.right{border-color:#2ca02c}"
+        "img{width:96px;margin:3px;border:4px solid #ddd;vertical-align:middle}"
+        "img.right{border-color:#2ca02c}"
     )
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>One query, five languages</title>'
-        f"<style>{style}</style><h1>One query in five languages: top five pictures</h1>{''.join(body)}</html>\n"
+        f"<style>{style}</style><h1>One query in five languages: top five pictures</h1>"
+        f"{''.join(body)}</html>\n"
     )
     (out / "contact.html").write_text(page, encoding="utf-8")

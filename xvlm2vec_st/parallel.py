@@ -74,7 +74,7 @@ def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[Parall
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield parse_row(line, number, languages)
+                    yield parse_row(line.strip(), number, languages)
                 except ValueError as error:
                     raise ValueError(f"{path}, {error}") from error
 
@@ -106,6 +106,7 @@ def load_parallel(
     def rows(size: int, changed: int) -> Iterator[dict[str, str | None]]:
         """`size` and `changed` are part of the cache's key: an edited file is read anew."""
         seen: set[str] = set()
+        empty = True
         with tqdm(desc=f"reading {path.name}", unit=" rows", disable=not show_progress) as bar:
             for row in read_parallel(path, languages):
                 image = None
@@ -117,6 +118,9 @@ def load_parallel(
                 texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
                 yield {"id": row.id, "image": image, **texts}
                 bar.update()
+                empty = False
+        if empty:
+            raise ValueError(f"{path}: no rows")
 
     features = Features({name: Value("string") for name in ("id", "image", *columns)})
     try:
@@ -128,8 +132,6 @@ def load_parallel(
         if isinstance(cause, ValueError):
             raise cause from None
         raise
-    if not len(data):
-        raise ValueError(f"{path}: no rows")
     for language in languages:
         if data.data.column(language).null_count == len(data):
             raise ValueError(f"{path}: no row has language {language!r}; ask for one that is there")

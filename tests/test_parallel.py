@@ -1,0 +1,165 @@
+"""Parallel corpora: reading, refusing, collating."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from xvlm2vec_st import load_parallel
+from xvlm2vec_st import parallel as parallel_module
+from xvlm2vec_st.parallel import ParallelCollator, check_languages, parse_row, read_parallel
+
+GOOD = [
+    {"id": "a", "image": "p/one.png", "en": "dog", "it": "cane", "de": "Hund"},
+    {"id": "b", "image": None, "en": "a cat", "it": "un gatto"},
+    {"id": 3, "en": "red apple", "de": "roter Apfel"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "p" / "one.png")
+    return tmp_path
+
+
+def corpus(folder, rows):
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path = folder / "parallel.jsonl"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def test_rows_become_columns_and_missing_languages_none(folder):
+    data = load_parallel(corpus(folder, GOOD), ["it", "de"])
+    assert data.column_names == ["id", "image", "en", "it", "de"]
+    assert data[0] == {"id": "a", "image": str(folder / "p/one.png"), "en": "dog", "it": "cane", "de": "Hund"}
+    assert data["de"][:] == ["Hund", None, "roter Apfel"] and data["image"][1] is None
+
+
+def test_an_edited_corpus_is_read_anew(folder):
+    path = corpus(folder, GOOD)
+    assert len(load_parallel(path, ["it"])) == 3
+    corpus(folder, [*GOOD, {"id": "d", "en": "sun", "it": "sole"}])
+    assert load_parallel(path, ["it"])["it"][-1] == "sole"
+
+
+def test_reading_is_lazy(folder):
+    rows = read_parallel(corpus(folder, [*GOOD, "no json"]), ["it"])
+    assert next(rows).english == "dog"  # the bad last line is not read yet
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{half", r"parallel.jsonl, line 2: no JSON \(.*\): '\{half'"),
+        ('["list"]', "line 2: a JSON object is needed, got list"),
+        ('{"en": "dog"}', "line 2, id None: 'id' must be a text or a number"),
+        ('{"id": "x", "it": "cane"}', r"line 2, id 'x': no English text \('en'\)"),
+        ('{"id": "x", "en": null, "it": "cane"}', "line 2, id 'x': no English"),
+        ('{"id": "x", "en": " ", "it": "cane"}', "line 2, id 'x': the 'en' text is ' '"),
+        ('{"id": "x", "en": "dog", "it": ""}', "line 2, id 'x': the 'it' text is ''; .* leave the language out"),
+        ('{"id": "x", "en": "dog", "it": ["cane"]}', r"line 2, id 'x': the 'it' text is \['cane'\]"),
+        ('{"id": "x", "en": "dog", "image": 7}', "line 2, id 'x': 'image' must be a path or null, got 7"),
+        ('{"id": "x", "en": "dog", "it": "c", "image": "no.png"}', "row x: image .*no.png not found; pass --images"),
+    ],
+)
+def test_a_bad_line_is_named(folder, line, message):
+    path = corpus(folder, [GOOD[0], line])
+    with pytest.raises(ValueError, match=message):
+        load_parallel(path, ["it"])
+
+
+def test_a_picture_that_is_none_is_named(folder):
+    (folder / "p" / "text.png").write_text("not a picture")
+    path = corpus(folder, [{"id": "x", "image": "p/text.png", "en": "dog", "it": "cane"}])
+    with pytest.raises(ValueError, match="row x: image .*text.png cannot be read"):
+        load_parallel(path, ["it"])
+
+
+def test_a_picture_cut_in_half_is_named_when_it_is_decoded(folder):
+    picture = folder / "p" / "cut.png"
+    Image.effect_noise((64, 64), 50).save(picture)
+    picture.write_bytes(picture.read_bytes()[:1000])
+    path = corpus(folder, [{"id": "x", "image": "p/cut.png", "en": "dog", "it": "cane"}])
+    data = load_parallel(path, ["it"])
+    with pytest.raises(ValueError, match="row x: image .*cut.png cannot be read: .*truncated"):
+        ParallelCollator(fake_preprocess, languages=["it"])([data[0]])
+
+
+@pytest.mark.parametrize(
+    ("languages", "message"),
+    [
+        ([], "no languages asked for"),
+        (["it", "it"], "asked for twice: it, it"),
+        (["en"], "English is the source"),
+        (["Italian"], "unknown language 'Italian'"),
+        (["i"], "unknown language 'i'"),
+        (["pt"], "no row has language 'pt'"),
+    ],
+)
+def test_bad_languages_are_refused(folder, languages, message):
+    with pytest.raises(ValueError, match=message):
+        load_parallel(corpus(folder, GOOD), languages)
+
+
+def test_regions_and_scripts_are_languages():
+    check_languages(["pt-BR", "zh-Hant", "yue", "sr_Latn"])
+
+
+def test_no_file_and_no_rows(tmp_path):
+    with pytest.raises(ValueError, match="no such corpus file"):
+        load_parallel(tmp_path / "none.jsonl", ["it"])
+    with pytest.raises(ValueError, match="no rows"):
+        load_parallel(corpus(tmp_path, ["", " "]), ["it"])
+
+
+def test_a_number_is_an_id():
+    assert parse_row('{"id": 3, "en": "dog"}', 1, ["it"]).id == "3"
+
+
+def fake_preprocess(inputs):
+    """One feature: how long each input's text is."""
+    texts = [item if isinstance(item, str) else item["text"] for item in inputs]
+    return {"input_ids": torch.tensor([len(text) for text in texts])}
+
+
+def test_collator_groups_by_side_and_picture(folder):
+    data = load_parallel(corpus(folder, GOOD), ["it", "de"])
+    batch = ParallelCollator(fake_preprocess, languages=["it", "de"])(list(data))
+    got = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    assert got == {
+        "en_image_input_ids": [3],
+        "en_image_row": [0],
+        "en_image_side": "en",
+        "translated_image_input_ids": [4, 4],
+        "translated_image_row": [0, 0],
+        "translated_image_side": "translated",
+        "en_text_input_ids": [5, 9],
+        "en_text_row": [1, 2],
+        "en_text_side": "en",
+        "translated_text_input_ids": [8, 11],
+        "translated_text_row": [1, 2],
+        "translated_text_side": "translated",
+    }
+
+
+def test_a_picture_is_decoded_once_for_all_its_languages(folder, monkeypatch):
+    seen, decoded = [], []
+    original = parallel_module.open_image
+
+    def counting(path, row, *, decode=False):
+        decoded.append((path, decode))
+        return original(path, row, decode=decode)
+
+    def looking(inputs):
+        seen.extend(item["image"] for item in inputs if isinstance(item, dict))
+        return fake_preprocess(inputs)
+
+    data = load_parallel(corpus(folder, GOOD[:1]), ["it", "de"])
+    monkeypatch.setattr(parallel_module, "open_image", counting)
+    ParallelCollator(looking, languages=["it", "de"])([data[0]])
+    assert len(decoded) == 1 and decoded[0][1]
+    assert len(seen) == 3 and all(picture is seen[0] for picture in seen)
+    assert seen[0].mode == "RGB"
