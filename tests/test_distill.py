@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from transformers import set_seed
 from transformers.models.auto import image_processing_auto
 
 from mmmeb_tasks.mini import TEACHER
@@ -108,9 +109,11 @@ def stop_after(monkeypatch, steps):
     return lambda: monkeypatch.setattr(DistillationTrainer, "training_step", original)
 
 
-def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [[], ["--lora", "4", "--dora"]])
+def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch, more):
+    unbroken = distill.main(command(corpus, tmp_path / "unbroken", *more))
     out = tmp_path / "out"
-    arguments = command(corpus, out, "--logging-steps", "1", "--save-steps", "2")
+    arguments = command(corpus, out, "--save-steps", "2", *more)
     go_on = stop_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         distill.main(arguments)
@@ -121,7 +124,7 @@ def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, 
     with pytest.raises(ValueError, match=r"started with other arguments \(seed 0 -> 5\)"):
         distill.main([*arguments, "--resume", "--seed", "5"])
     distill.main([*arguments, "--resume"])
-    assert equal(weights(out), weights(trained))
+    assert equal(weights(out), weights(unbroken))
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -133,6 +136,24 @@ def test_a_lora_is_merged_and_leaves_vision_and_embeddings_alone(corpus, tmp_pat
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed and all("language_model.layers" in key and "_proj" in key for key in changed)
     assert len(changed) == 4 * 7
+
+
+def test_merging_keeps_the_embeddings_also_of_dora(tmp_path):
+    """The host's loader would drop the magnitudes without an error."""
+    student = SentenceTransformer(str(TEACHER))
+    arguments = distill.parse_args(command("none", tmp_path / "x", "--lora", "4", "--dora"))
+    distill.prepare(student, arguments)
+    set_seed(0)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(1.1).add_(0.05 * torch.randn_like(parameter))
+    assert any("magnitude" in name for name, _ in student.named_parameters())
+    before = student.eval().encode("red apple to the left of dog", convert_to_tensor=True)
+    after = distill.merged(student, arguments, tmp_path).encode("red apple to the left of dog", convert_to_tensor=True)
+    plain = SentenceTransformer(str(TEACHER)).encode("red apple to the left of dog", convert_to_tensor=True)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+    assert (plain - before).abs().max() > 0.01
 
 
 def test_what_is_there_is_not_overwritten_without_asking(corpus, tmp_path):

@@ -1,12 +1,16 @@
 """The host's trainer on parallel rows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import SequentialEvaluator
 from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, TranslationEvaluator
+from torch import Tensor
 
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator, open_image
 
@@ -32,6 +36,20 @@ class DistillationTrainer(SentenceTransformerTrainer):
         model.model_card_data.generate_widget_examples = False
         model.model_card_data.widget = model.model_card_data.widget or [{"text": "red apple"}]
         super().__init__(model, *args, **kwargs)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, *args: Any) -> None:
+        """Resume; an adapter is put back by peft, for the host's own loader drops DoRA's magnitudes."""
+        adapter = Path(checkpoint_path) / "adapter_model.safetensors"
+        if not adapter.is_file():
+            return super()._load_from_checkpoint(checkpoint_path, *args)
+        left = set_peft_model_state_dict(self.model[0].model, load_adapter_states(adapter))
+        if left.unexpected_keys:
+            raise ValueError(f"{adapter}: keys that fit nothing: {left.unexpected_keys}")
+
+
+def load_adapter_states(path: Path) -> dict[str, Tensor]:
+    """An adapter file's tensors, named as the model's own modules are (without peft's prefix)."""
+    return {key.removeprefix("base_model.model."): value for key, value in load_file(path).items()}
 
 
 def parallel_evaluator(

@@ -1,0 +1,96 @@
+"""The demo from its command line to its report; shortened by arguments, not by other code."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmmeb_tasks.files import KINDS
+from recipes import demo
+from recipes.report import score_table
+
+ROOT = Path(demo.__file__).parents[1]
+SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "150", "--queries", "100"]
+LANGUAGES = ["en", "it", "es", "fr", "de"]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """(the finished folder, what was printed)."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.demo", "--out", str(folder / "xvlm2vec"), *SHORT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return folder / "xvlm2vec", done.stdout
+
+
+def test_every_step_says_what_it_does_and_the_table_is_printed(shown):
+    folder, printed = shown
+    for step in range(1, 7):
+        assert f"\n{step}/6  " in "\n" + printed
+    scores = json.loads((folder / "report" / "scores.json").read_text())
+    assert score_table(scores["teacher"], scores["student"]) in printed
+    assert printed.rstrip().splitlines()[-3].strip() == "from sentence_transformers import SentenceTransformer"
+
+
+def test_the_scores_have_every_task_language_and_library(shown):
+    scores = json.loads((shown[0] / "report" / "scores.json").read_text())
+    for side in ("teacher", "student"):
+        assert list(scores[side]) == LANGUAGES
+        assert all(set(tasks) == set(KINDS) for tasks in scores[side].values())
+        assert all(0 <= value <= 1 for tasks in scores[side].values() for value in tasks.values())
+    assert scores["teacher"] != scores["student"]
+    assert {"score_teacher", "distil", "score_student"} <= set(scores["seconds"])
+    assert {"torch", "mteb", "transformers", "python"} <= set(scores["versions"])
+
+
+def test_the_report_has_pictures_and_a_page_that_opens_from_its_folder(shown):
+    report = shown[0] / "report"
+    for name in ("languages.png", "contact.png"):
+        assert min(Image.open(report / name).size) > 300
+    page = (report / "contact.html").read_text("utf-8")
+    sources = re.findall(r'src="([^"]+)"', page)
+    assert len(sources) == len(LANGUAGES) * 2 * 5
+    assert all((report / source).is_file() for source in sources)
+    assert page.count("<h2>") == len(LANGUAGES)
+
+
+def test_nothing_but_the_result_is_left(shown):
+    assert [path.name for path in shown[0].parent.iterdir()] == ["xvlm2vec"]
+
+
+def test_a_finished_folder_is_not_overwritten_without_asking(shown):
+    with pytest.raises(ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"):
+        demo.main(["--out", str(shown[0])])
+
+
+@pytest.mark.parametrize("step", ["2/6", "3/6"])
+def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path, step):
+    run = subprocess.Popen(
+        [sys.executable, "-u", "-m", "recipes.demo", "--out", str(tmp_path / "xvlm2vec"), *SHORT],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in run.stdout:
+        if line.startswith(step):
+            run.send_signal(signal.SIGINT)
+            break
+    run.stdout.read()
+    assert run.wait(timeout=120) != 0
+    assert not (tmp_path / "xvlm2vec").exists()
+
+
+def test_table_cells_are_before_after_and_difference():
+    table = score_table({"en": {"c": 0.5}, "it": {"c": 0.01}}, {"en": {"c": 0.5}, "it": {"c": 0.48}})
+    assert table.splitlines()[-1] == "| c | 50.0 → 50.0 (+0.0) | 1.0 → 48.0 (+47.0) |"
