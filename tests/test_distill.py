@@ -150,7 +150,9 @@ def test_merging_keeps_the_embeddings_also_of_dora(tmp_path):
                 parameter.mul_(1.1).add_(0.05 * torch.randn_like(parameter))
     assert any("magnitude" in name for name, _ in student.named_parameters())
     before = student.eval().encode("red apple to the left of dog", convert_to_tensor=True)
-    after = distill.merged(student, arguments, tmp_path).encode("red apple to the left of dog", convert_to_tensor=True)
+    after = distill.merged(student, arguments, tmp_path).encode(
+        "red apple to the left of dog", convert_to_tensor=True
+    )
     plain = SentenceTransformer(str(TEACHER)).encode("red apple to the left of dog", convert_to_tensor=True)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert (plain - before).abs().max() > 0.01
@@ -160,7 +162,9 @@ def test_what_is_there_is_not_overwritten_without_asking(corpus, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"):
+    with pytest.raises(
+        ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"
+    ):
         distill.main(command(corpus, out))
     assert (out / "thesis.tex").exists()
     distill.main(command(corpus, out, "--overwrite", "--steps", "1"))

@@ -59,10 +59,16 @@ def test_reading_is_lazy(folder):
         ('{"id": "x", "it": "cane"}', r"line 2, id 'x': no English text \('en'\)"),
         ('{"id": "x", "en": null, "it": "cane"}', "line 2, id 'x': no English"),
         ('{"id": "x", "en": " ", "it": "cane"}', "line 2, id 'x': the 'en' text is ' '"),
-        ('{"id": "x", "en": "dog", "it": ""}', "line 2, id 'x': the 'it' text is ''; .* leave the language out"),
+        (
+            '{"id": "x", "en": "dog", "it": ""}',
+            "line 2, id 'x': the 'it' text is ''; .* leave the language out",
+        ),
         ('{"id": "x", "en": "dog", "it": ["cane"]}', r"line 2, id 'x': the 'it' text is \['cane'\]"),
         ('{"id": "x", "en": "dog", "image": 7}', "line 2, id 'x': 'image' must be a path or null, got 7"),
-        ('{"id": "x", "en": "dog", "it": "c", "image": "no.png"}', "row x: image .*no.png not found; pass --images"),
+        (
+            '{"id": "x", "en": "dog", "it": "c", "image": "no.png"}',
+            "row x: image .*no.png not found; pass --images",
+        ),
     ],
 )
 def test_a_bad_line_is_named(folder, line, message):

@@ -5,7 +5,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import nn
 
-from xvlm2vec_st.states import image_part_mask, masked_mean, pooling_of, sentence_state
+from xvlm2vec_st.states import image_marks, image_part_mask, masked_mean, pooling_of, sentence_state
 
 
 def positions(*lengths, left=False):
@@ -58,3 +58,15 @@ def test_pooling_is_found_and_other_shapes_are_refused(teacher):
         pooling_of(nn.Sequential(Pooling(2, "mean"), Normalize()))
     with pytest.raises(ValueError, match=r"got Transformer \+ Pooling \+ Linear"):
         pooling_of(nn.Sequential(teacher[0], Pooling(2, "mean"), nn.Linear(2, 2)))
+
+
+def test_the_image_part_ends_with_the_image_token_or_bos(teacher):
+    tokenizer = teacher.tokenizer
+    assert image_marks(teacher) == (tokenizer.convert_tokens_to_ids("<image>"), tokenizer.bos_token_id)
+
+
+def test_a_text_model_has_no_image_part():
+    text_model = nn.Sequential(nn.Identity())
+    text_model[0].processor = object()
+    with pytest.raises(ValueError, match="object has no image token"):
+        image_marks(text_model)

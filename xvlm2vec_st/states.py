@@ -69,13 +69,13 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def image_marks(model: SentenceTransformer) -> tuple[int, ...]:
-    """Ids that end the image part: the model's image token and, where there is one, `<s>`.
+    """Ids that end the image part: the processor's image token and, where there is one, `<s>`.
 
     Raises:
-        ValueError: for a model without an image token.
+        ValueError: for a model whose processor has no image token.
     """
-    config, tokenizer = model[0].config, model[0].tokenizer
-    image = getattr(config, "image_token_id", None)
+    image = getattr(model[0].processor, "image_token_id", None)
     if image is None:
-        raise ValueError(f"{config.model_type}: no image_token_id in the config; the image variant needs one")
-    return tuple(dict.fromkeys(i for i in (image, tokenizer.bos_token_id) if i is not None))
+        name = type(model[0].processor).__name__
+        raise ValueError(f"{name} has no image token, which the image variant needs; use the main variant")
+    return tuple(dict.fromkeys(i for i in (image, model[0].tokenizer.bos_token_id) if i is not None))

@@ -105,7 +105,7 @@ def boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
     """Where the glyphs stand, subject first: (left, top, right, bottom) in pixels."""
     rng = random.Random(scene.seed)
     if scene.other is None:
-        side = rng.randint(40, 72)
+        side = rng.randint(36, 56)
         left, top = rng.randint(2, PIXELS - side - 2), rng.randint(2, PIXELS - side - 2)
         return [(left, top, left + side, top + side)]
     placed = []
