@@ -58,7 +58,7 @@ Pictures in training and test: Noto Color Emoji (Apache-2.0). Names: Unicode CLD
 
 # Names first (all else stays at chance without them), then all kinds, by share of the steps.
 NAMES_FIRST = 0.1
-MIX = {"i2t": 0.35, "t2i": 0.25, "c": 0.05, "vqa": 0.20, "vg": 0.15}
+MIX = {"i2t": 0.35, "t2i": 0.25, "c": 0.05, "vqa": 0.25, "vg": 0.10}
 # Inverse temperature, first and last step: at 50 from the start, training stays at chance.
 SCALE = (20.0, 50.0)
 
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=96, help="pairs a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of embeddings and norms")
     parser.add_argument("--muon-learning-rate", type=float, default=0.02, help="of all other matrices")

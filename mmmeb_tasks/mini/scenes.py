@@ -27,8 +27,8 @@ Pair = tuple[int, int]
 class Scene:
     """`subject` stands `relation` of `other`; both None for a scene of one concept.
 
-    `said` is the relation that the caption speaks of: the scene's own, or its opposite, which
-    names the concepts the other way round. `seed` decides ground and jitter.
+    The relation is "left" or "above", so a caption names things in reading order. `flipped` turns the
+    question round: it names the subject and asks for the other. `seed` decides ground and jitter.
     """
 
     subject: int
@@ -38,14 +38,11 @@ class Scene:
     seed: int = 0
 
     def caption(self, world: World, language: str) -> str:
-        """What the scene shows, in `language`: a name, or two with their relation."""
+        """What the scene shows, in `language`: a name, or two in reading order with their relation."""
         if self.other is None:
             return world.name(self.subject, language)
-        a, b, relation = self.subject, self.other, self.relation
-        if self.flipped:
-            a, b, relation = b, a, OPPOSITE[relation]
-        names = {"a": world.name(a, language), "b": world.name(b, language)}
-        return phrases(language).caption[relation].format(**names)
+        names = {"a": world.name(self.subject, language), "b": world.name(self.other, language)}
+        return phrases(language).caption[self.relation].format(**names)
 
     def question(self, world: World, language: str) -> str:
         """`what is to the left of {b}?`, answered by `answer`."""
