@@ -184,6 +184,14 @@ def test_the_cache_is_written_once_and_named_by_content(tmp_path, monkeypatch):
     stamp = folder.stat().st_mtime_ns
     assert write.ensure_mini(["en"]) == folder and folder.stat().st_mtime_ns == stamp
     assert write.ensure_mini(["en", "it"]) != folder
+    changed = tmp_path / "scenes.py"
+    changed.write_text("another way to draw")
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "SOURCES", (*write.SOURCES[:-1], changed))
+        patch.setattr(write, "write_benchmark", lambda out, languages: out.mkdir() or out)
+        elsewhere = write.ensure_mini(["en"])
+    assert elsewhere != folder  # an older world is never read
+    elsewhere.rmdir()
     assert sorted((tmp_path / "cache").iterdir()) == sorted([folder, write.ensure_mini(["en", "it"])])
 
 

@@ -27,8 +27,8 @@ CANDIDATES = 100
 DATASET = "mini"
 CORPUS_SEED, SINGLES_SEED = 724, 97
 SINGLE_EVERY = 8  # one scene in eight of the corpus shows one concept
-# A folder written by an older version of this file is not read again.
-VERSION = 1
+# What decides the files' content: the cache is named by it, so that no older world is ever read.
+SOURCES = (BUNDLE, *(Path(__file__).with_name(name) for name in ("phrases.py", "scenes.py", "write.py")))
 
 
 def _near(scenes: Sequence[Scene], index: int) -> list[int]:
@@ -217,12 +217,11 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def ensure_mini(languages: Sequence[str] = LANGUAGES) -> Path:
     """The folder of MMMEBMini in the cache, written on first use.
 
-    `MMMEB_CACHE` names the cache; the default is `~/.cache/mmmeb`. The folder's name holds the
-    bundle's hash and the languages, so a changed world is never read from an old folder.
+    `MMMEB_CACHE` names the cache; the default is `~/.cache/mmmeb`. The folder's name holds a hash of
+    the bundle, of the code that draws and writes, and of the languages.
     """
-    digest = hashlib.sha256(BUNDLE.read_bytes() + f"{VERSION}/{'/'.join(languages)}".encode()).hexdigest()[
-        :12
-    ]
+    content = b"".join(source.read_bytes() for source in SOURCES)
+    digest = hashlib.sha256(content + "/".join(languages).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("MMMEB_CACHE", Path.home() / ".cache" / "mmmeb"))
     folder = cache / f"mini-{digest}"
     if not folder.is_dir():
