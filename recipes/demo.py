@@ -36,10 +36,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("xvlm2vec"))
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--scenes", type=int, default=4000, help="training scenes, three corpus rows each")
-    parser.add_argument("--steps", type=int, default=400, help="weight updates")
-    parser.add_argument("--batch-size", type=int, default=48, help="rows an update, five texts each")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--scenes", type=int, default=5000, help="training scenes, two corpus rows each")
+    parser.add_argument("--steps", type=int, default=280, help="weight updates")
+    parser.add_argument("--batch-size", type=int, default=40, help="rows an update, five texts each")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of embeddings and norms")
+    parser.add_argument("--muon", type=float, default=0.01, help="learning rate of all other matrices")
     parser.add_argument("--queries", type=int, default=QUERIES, help="queries a task and language")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -68,26 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     clock.lap("score_teacher")
 
     print("3/6  Distilling: the student learns to say in it, es, fr, de what the teacher says in English")
-    built = distill.main(
-        [
-            "--student",
-            str(TEACHER),
-            "--corpus",
-            str(corpus / "parallel.jsonl"),
-            "--languages",
-            ",".join(others),
-        ]
-        + ["--out", str(work / "model"), "--batch-size", str(args.batch_size), "--steps", str(args.steps)]
-        + [
-            "--learning-rate",
-            str(args.learning_rate),
-            "--warmup",
-            str(args.steps // 20),
-            "--max-grad-norm",
-            "1",
-        ]
-        + ["--eval-steps", str(max(args.steps // 2, 1)), "--seed", str(args.seed)]
-    )
+    built = distill.main(training(args, corpus / "parallel.jsonl", others, work / "model"))
     clock.lap("distil")
 
     print("4/6  Where the student stands")
@@ -116,6 +98,25 @@ def main(argv: Sequence[str] | None = None) -> Path:
     print(f'    model = SentenceTransformer("{args.out}")')
     print('    model.encode(["mela rossa", {"image": picture}, {"image": picture, "text": "Was ist das?"}])')
     return args.out
+
+
+def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], out: Path) -> list[str]:
+    """The command line of `recipes.distill`."""
+    options = {
+        "student": TEACHER,
+        "corpus": corpus,
+        "languages": ",".join(languages),
+        "out": out,
+        "batch-size": args.batch_size,
+        "steps": args.steps,
+        "learning-rate": args.learning_rate,
+        "muon": args.muon,
+        "warmup": args.steps // 20,
+        "max-grad-norm": 1,
+        "eval-steps": max(args.steps // 2, 1),
+        "seed": args.seed,
+    }
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
 class Clock:

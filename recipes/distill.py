@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from recipes.muon import Muon
 from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, load_parallel, lora_config
 from xvlm2vec_st.save import save_embedder
 from xvlm2vec_st.trainer import parallel_evaluator
@@ -69,6 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--epochs", type=float, default=1.0)
     add("--steps", type=int, default=-1, help="weight updates; overrides --epochs")
     add("--learning-rate", type=float, default=1e-5)
+    add("--muon", type=float, metavar="RATE", help="Muon at this rate for hidden matrices, Adam for the rest")
     add("--warmup", type=int, default=0, help="updates until the full learning rate; cosine decay after")
     add("--max-grad-norm", type=float, default=0.3)
     add("--bf16", action="store_true", help="autocast; the loss is fp32 all the same")
@@ -107,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         loss=loss,
         evaluator=evaluator,
         languages=languages,
+        # The host makes AdamW and, in any case, the schedule.
+        optimizers=(muon(student, args), None),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if args.resume else None)
     if evaluator is not None:
@@ -165,6 +169,11 @@ def prepare(student: SentenceTransformer, args: argparse.Namespace) -> None:
         for name, parameter in student.named_parameters():
             if any(part in name for part in VISION):
                 parameter.requires_grad_(False)
+
+
+def muon(student: SentenceTransformer, args: argparse.Namespace) -> Muon | None:
+    """The optimizer that --muon asks for."""
+    return Muon(student.named_parameters(), args.muon, args.learning_rate) if args.muon else None
 
 
 def merged(student: SentenceTransformer, args: argparse.Namespace, work: Path) -> SentenceTransformer:

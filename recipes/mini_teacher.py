@@ -101,18 +101,6 @@ def columns(kind: str, world: World, scenes: Sequence[Scene]) -> list[list]:
     return [with_pictures([render_query(kind, "en", name) for name in names]), crops]
 
 
-def build_optimizers(model: SentenceTransformer, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for the rest.
-
-    With AdamW alone 1,200 steps gave 38 % on i2t.
-    """
-    hidden, rest = [], []
-    for name, parameter in model.named_parameters():
-        (hidden if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
-    adamw = torch.optim.AdamW(rest, lr=args.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    return [Muon(hidden, lr=args.muon_learning_rate), adamw]
-
-
 def train(model: SentenceTransformer, world: World, args: argparse.Namespace) -> float:
     """Contrastive training in place; returns the seconds it took."""
     rng = random.Random(args.seed)
@@ -120,8 +108,9 @@ def train(model: SentenceTransformer, world: World, args: argparse.Namespace) ->
     loss = MultipleNegativesRankingLoss(
         model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
     )
-    optimizers = build_optimizers(model, args)
-    schedules = [get_cosine_schedule_with_warmup(o, args.steps // 50, args.steps) for o in optimizers]
+    # With AdamW for all parameters, 1,200 steps gave 38 % on i2t.
+    optimizer = Muon(model.named_parameters(), args.muon_learning_rate, args.learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, args.steps // 50, args.steps)
     start, seen = time.time(), {}
     model.train()
     for step in (bar := trange(args.steps, desc="contrastive training")):
@@ -132,10 +121,9 @@ def train(model: SentenceTransformer, world: World, args: argparse.Namespace) ->
         value = loss([model.preprocess(column) for column in batch], None)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
         seen[kind] = 0.9 * seen.get(kind, value.item()) + 0.1 * value.item()
         bar.set_postfix({k: f"{v:.2f}" for k, v in seen.items()})
     model.eval()

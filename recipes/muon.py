@@ -31,20 +31,50 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For the hidden matrices of a network; all else (embeddings, norms, biases) takes AdamW."""
+    """Muon for the hidden matrices of a network, Adam for all else (embeddings, norms, biases).
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    One optimizer with two parameter groups, so that a host's trainer schedules, saves and resumes it.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        lr: float = 0.02,
+        adam_lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.98),
+    ) -> None:
+        hidden, rest = [], []
+        for name, parameter in named_parameters:
+            if parameter.requires_grad:
+                (hidden if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
+        groups = [{"params": hidden, "lr": lr, "muon": True}, {"params": rest, "lr": adam_lr, "muon": False}]
+        super().__init__(groups, {"momentum": momentum, "betas": betas})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update with Nesterov momentum."""
+        """One update of every parameter that has a gradient."""
         for group in self.param_groups:
+            update = self._muon if group["muon"] else self._adam
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalised(parameter.grad.lerp(average, group["momentum"]))
-                tall = max(1, parameter.size(0) / parameter.size(1)) ** 0.5
-                parameter.add_(update, alpha=-group["lr"] * tall)
+                if parameter.grad is not None:
+                    update(parameter, parameter.grad, self.state[parameter], group)
+
+    @staticmethod
+    def _muon(parameter: Tensor, gradient: Tensor, state: dict, group: dict) -> None:
+        average = state.setdefault("average", torch.zeros_like(parameter))
+        average.lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalised(gradient.lerp(average, group["momentum"]))  # Nesterov
+        tall = max(1, parameter.size(0) / parameter.size(1)) ** 0.5
+        parameter.add_(update, alpha=-group["lr"] * tall)
+
+    @staticmethod
+    def _adam(parameter: Tensor, gradient: Tensor, state: dict, group: dict) -> None:
+        first, second = group["betas"]
+        mean = state.setdefault("mean", torch.zeros_like(parameter))
+        square = state.setdefault("square", torch.zeros_like(parameter))
+        state["step"] = state.get("step", 0) + 1
+        mean.lerp_(gradient, 1 - first)
+        square.lerp_(gradient.square(), 1 - second)
+        size = (square / (1 - second ** state["step"])).sqrt_().add_(1e-8)
+        parameter.addcdiv_(mean, size, value=-group["lr"] / (1 - first ** state["step"]))

@@ -109,7 +109,7 @@ def stop_after(monkeypatch, steps):
     return lambda: monkeypatch.setattr(DistillationTrainer, "training_step", original)
 
 
-@pytest.mark.parametrize("more", [[], ["--lora", "4", "--dora"]])
+@pytest.mark.parametrize("more", [[], ["--lora", "4", "--dora"], ["--muon", "0.01"]])
 def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch, more):
     unbroken = distill.main(command(corpus, tmp_path / "unbroken", *more))
     out = tmp_path / "out"

@@ -63,6 +63,17 @@ def test_the_table_is_the_measured_one():
     assert table.strip() == score_table(scores["teacher"], scores["student"])
 
 
+def test_the_measured_scores_are_what_the_project_promises():
+    scores = json.loads((ROOT / "docs" / "demo" / "scores.json").read_text())
+    before, after = scores["teacher"], scores["student"]
+    for kind in ("i2t", "t2i"):
+        assert abs(after["en"][kind] - before["en"][kind]) <= 0.01
+        for language in ("it", "es", "fr", "de"):
+            assert before[language][kind] <= 0.15
+            assert after[language][kind] >= 0.95 * before["en"][kind]
+    assert sum(scores["seconds"].values()) <= 600
+
+
 def test_every_link_leads_somewhere():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(targets) >= 6
