@@ -15,7 +15,7 @@ from recipes import demo
 from recipes.report import score_table
 
 ROOT = Path(demo.__file__).parents[1]
-SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "150", "--queries", "100"]
+SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "250", "--queries", "100"]
 LANGUAGES = ["en", "it", "es", "fr", "de"]
 
 
