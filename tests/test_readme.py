@@ -67,7 +67,7 @@ def test_the_measured_scores_are_what_the_project_promises():
     scores = json.loads((ROOT / "docs" / "demo" / "scores.json").read_text())
     before, after = scores["teacher"], scores["student"]
     for kind in ("i2t", "t2i"):
-        assert abs(after["en"][kind] - before["en"][kind]) <= 0.01
+        assert abs(after["en"][kind] - before["en"][kind]) <= 0.01 + 1e-9  # one point
         for language in ("it", "es", "fr", "de"):
             assert before[language][kind] <= 0.15
             assert after[language][kind] >= 0.95 * before["en"][kind]

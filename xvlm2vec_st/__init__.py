@@ -1,8 +1,25 @@
-"""xVLM2Vec for sentence-transformers: English multimodal embedders made multilingual."""
+"""xVLM2Vec for sentence-transformers: English multimodal embedders made multilingual.
 
-from xvlm2vec_st.distillation import MultilingualDistillationLoss
-from xvlm2vec_st.lora import lora_config
-from xvlm2vec_st.parallel import load_parallel
-from xvlm2vec_st.trainer import DistillationTrainer
+Importing the package registers Phi-3.5-vision with transformers. The names below are loaded when
+they are first asked for, so that embedding needs none of the `train` extra.
+"""
 
-__all__ = ["DistillationTrainer", "MultilingualDistillationLoss", "load_parallel", "lora_config"]
+from importlib import import_module
+from typing import Any
+
+import xvlm2vec_st.phi3v  # noqa: F401
+
+_HOME = {
+    "DistillationTrainer": "xvlm2vec_st.trainer",
+    "MultilingualDistillationLoss": "xvlm2vec_st.distillation",
+    "SentenceTransformer": "xvlm2vec_st.sentence_transformer",
+    "load_parallel": "xvlm2vec_st.parallel",
+    "lora_config": "xvlm2vec_st.lora",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,8 +1,21 @@
 """Chat templates that give VLM2Vec's raw layout: image placeholder, newline, text; no roles."""
 
 from importlib.resources import files
+from pathlib import Path
 
-FAMILIES = ("llava",)
+# `config.model_type`, or the name of a variant, to its file. A template is part of the model: two
+# checkpoints of one family can need two. VLM2Vec's Qwen code writes a bare `<|image_pad|>`.
+FILES = {
+    "phi3_v": "phi3_v.jinja",
+    "llava": "llava.jinja",
+    "llava_next": "llava.jinja",
+    "idefics3": "llava.jinja",
+    "smolvlm": "llava.jinja",
+    "qwen2_vl": "qwen2_vl.jinja",
+    "qwen2_5_vl": "qwen2_vl.jinja",
+    "qwen3_vl": "qwen2_vl.jinja",
+    "qwen2_vl_bare": "qwen2_vl_bare.jinja",
+}
 
 
 def template(family: str) -> str:
@@ -18,6 +31,30 @@ def template(family: str) -> str:
     >>> template("llava").count("<image>")
     1
     """
-    if family not in FAMILIES:
-        raise ValueError(f"no chat template for {family!r}; there is one for {', '.join(FAMILIES)}")
-    return files(__name__).joinpath(f"{family}.jinja").read_text("utf-8")
+    if family not in FILES:
+        raise ValueError(
+            f"no chat template for {family!r}; there is one for {', '.join(FILES)}. Pass --template FILE "
+            "(template=… in Python), a Jinja chat template that writes the family's image placeholder"
+        )
+    return files(__name__).joinpath(FILES[family]).read_text("utf-8")
+
+
+def read_template(name: str | Path) -> str:
+    """The template of that name here, else the text of that file.
+
+    Raises:
+        ValueError: neither is there, or the file is empty.
+
+    >>> read_template("qwen2_vl_bare") == template("qwen2_vl_bare")
+    True
+    """
+    if str(name) in FILES:
+        return template(str(name))
+    if not Path(name).is_file():
+        raise ValueError(
+            f"template {str(name)!r} is no file; pass one, or one of the names {', '.join(FILES)}"
+        )
+    text = Path(name).read_text("utf-8")
+    if not text.strip():
+        raise ValueError(f"template {name} is empty; it must write the image placeholder and the text")
+    return text

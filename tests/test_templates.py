@@ -1,0 +1,100 @@
+"""The rendered prompt of every family, as the processor would read it."""
+
+from pathlib import Path
+
+import pytest
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from xvlm2vec_st.templates import FILES, read_template, template
+
+IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "Was ist das?"}
+PROMPT = {"role": "system", "content": [{"type": "text", "text": "Represent: "}]}
+
+QWEN = "<|vision_start|><|image_pad|><|vision_end|>\n"
+# family: text, image, image + text, two images + text with a prompt
+GOLDEN = {
+    "phi3_v": (
+        "Was ist das?",
+        "<|image_1|>\n",
+        "<|image_1|>\nWas ist das?",
+        "<|image_1|>\n<|image_2|>\nRepresent: Was ist das?",
+    ),
+    **{
+        family: (
+            "Was ist das?",
+            "<image>\n",
+            "<image>\nWas ist das?",
+            "<image>\n<image>\nRepresent: Was ist das?",
+        )
+        for family in ("llava", "llava_next", "idefics3", "smolvlm")
+    },
+    **{
+        family: ("Was ist das?", QWEN, f"{QWEN}Was ist das?", f"{QWEN}{QWEN}Represent: Was ist das?")
+        for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    },
+    "qwen2_vl_bare": (
+        "Was ist das?",
+        "<|image_pad|>\n",
+        "<|image_pad|>\nWas ist das?",
+        "<|image_pad|>\n<|image_pad|>\nRepresent: Was ist das?",
+    ),
+}
+
+
+def render(family: str, *messages: dict) -> str:
+    rendered, _ = render_jinja_template([list(messages)], chat_template=template(family))
+    return rendered[0]
+
+
+def user(*parts: dict) -> dict:
+    return {"role": "user", "content": list(parts)}
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_golden_strings(family: str) -> None:
+    got = (
+        render(family, user(TEXT)),
+        render(family, user(IMAGE)),
+        render(family, user(IMAGE, TEXT)),
+        render(family, PROMPT, user(IMAGE, IMAGE, TEXT)),
+    )
+    assert got == GOLDEN[family]
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_order_of_keys_and_kind_of_content_do_not_matter(family: str) -> None:
+    want = GOLDEN[family][2]
+    assert render(family, user(TEXT, IMAGE)) == want
+    assert render(family, {"role": "user", "content": "Was ist das?"}) == GOLDEN[family][0]
+    flat = {"role": "system", "content": "Was "}
+    assert render(family, flat, user(IMAGE, {"type": "text", "text": "ist das?"})) == want
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_another_modality_is_refused(family: str) -> None:
+    with pytest.raises(TemplateError, match="text and images, not video"):
+        render(family, user({"type": "video"}, TEXT))
+
+
+def test_phi3v_has_one_template() -> None:
+    """The processor's own default, and what `build` stores."""
+    from xvlm2vec_st.phi3v.layout import CHAT_TEMPLATE
+
+    for messages in ([user(IMAGE, TEXT)], [PROMPT, user(TEXT, IMAGE, IMAGE)]):
+        own, _ = render_jinja_template([messages], chat_template=CHAT_TEMPLATE)
+        assert own[0] == render("phi3_v", *messages)
+
+
+def test_unknown_family_and_files(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="no chat template for 'bert'; there is one for phi3_v, .*--template"
+    ):
+        template("bert")
+    (tmp_path / "t.jinja").write_text("{{ 1 }}")
+    assert read_template(tmp_path / "t.jinja") == "{{ 1 }}"
+    (tmp_path / "t.jinja").write_text(" \n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_template(tmp_path / "t.jinja")
+    with pytest.raises(ValueError, match="is no file"):
+        read_template(tmp_path / "absent.jinja")

@@ -1,0 +1,56 @@
+"""The command line.
+
+python -m xvlm2vec_st build BASE OUT
+python -m xvlm2vec_st build microsoft/Phi-3.5-vision-instruct teacher --adapter TIGER-Lab/VLM2Vec-LoRA
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from xvlm2vec_st.build import DTYPES, build
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and their arguments."""
+    whole = argparse.ArgumentParser(
+        prog="python -m xvlm2vec_st",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("build", help="an LVLM checkpoint to a sentence-transformers folder")
+    add = command.add_argument
+    add("base", metavar="BASE", help="the checkpoint, or an adapter that names its base: folder or Hub id")
+    add("out", metavar="OUT", help="the new folder")
+    add("--adapter", metavar="PATH", help="LoRA or DoRA, folder or Hub id; merged in fp32")
+    add("--keep-adapter", action="store_true", help="store the adapter, and load BASE from where it lies")
+    add(
+        "--num-crops",
+        type=int,
+        metavar="N",
+        help="phi3_v: tiles a picture at most; default: the checkpoint's",
+    )
+    add("--dtype", choices=DTYPES, help="of the stored weights; default: the checkpoint's")
+    add(
+        "--template",
+        metavar="FILE",
+        help="a Jinja chat template, or the name of one here; default: the family's",
+    )
+    add("--overwrite", action="store_true", help="replace OUT")
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 1 with one line of error."""
+    try:
+        out = build(**vars(parser().parse_args(argv)))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
