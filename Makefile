@@ -1,8 +1,11 @@
 # make demo: the whole story in about 10 minutes; make test: lint and tests. Each makes .venv first.
 # TORCH names what to install as PyTorch: TORCH=torch==2.13.0 where that is a CPU build, say.
+# TORCHVISION names the release that goes with it, 0.28 with 2.13; tests alone need it.
 PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
+TORCHVISION ?= $(shell $(BIN)/python -c 'import torch; \
+    print("torchvision==0.%d.*" % (int(torch.__version__.split(".")[1]) + 15))')
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -12,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: .venv/installed
 	$(BIN)/python -m recipes.demo $(DEMO)
 
-test: .venv/installed lint
+test: .venv/installed .venv/families/installed lint
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
@@ -24,6 +27,12 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q "$(TORCH)"
 	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+# Apart from .venv, where transformers would resize every picture with torchvision; and without what it
+# asks for, which could be another build of PyTorch.
+.venv/families/installed: .venv/installed
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/families "$(TORCHVISION)" num2words
 	touch $@
 
 clean:
