@@ -16,12 +16,18 @@ from pathlib import Path
 
 from datasets import Dataset
 from peft import PeftModel
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from recipes.muon import Muon
-from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, load_parallel, lora_config
+from xvlm2vec_st import (
+    DistillationTrainer,
+    MultilingualDistillationLoss,
+    SentenceTransformer,
+    load_parallel,
+    lora_config,
+)
 from xvlm2vec_st.save import save_embedder
 from xvlm2vec_st.trainer import parallel_evaluator
 

@@ -11,8 +11,10 @@ import xvlm2vec_st.phi3v  # noqa: F401
 
 _HOME = {
     "DistillationTrainer": "xvlm2vec_st.trainer",
+    "LVLM": "xvlm2vec_st.lvlm",
     "MultilingualDistillationLoss": "xvlm2vec_st.distillation",
     "SentenceTransformer": "xvlm2vec_st.sentence_transformer",
+    "build": "xvlm2vec_st.checkpoint",
     "load_parallel": "xvlm2vec_st.parallel",
     "lora_config": "xvlm2vec_st.lora",
 }

@@ -12,6 +12,7 @@ from xvlm2vec_st.states import (
     image_part_mask,
     masked_mean,
     pooling_of,
+    selected,
     sentence_state,
     token_states,
 )
@@ -46,8 +47,8 @@ class MultilingualDistillationLoss(nn.Module):
     variant: a quarter of those two and of the same two over the image part's mean state. States are
     last-layer, pooled as the models pool (last token), not normalised; errors in fp32.
 
-    Takes the feature groups of `ParallelCollator`; returns the weighted parts by name, whose sum is
-    the loss. The teacher is not a module of the loss, so the optimizer never sees it.
+    Takes the feature groups of `ParallelCollator`, of either form; returns the weighted parts by
+    name, whose sum is the loss. The teacher is not a module of the loss, so the optimizer never sees it.
 
     Args:
         model: the student, Transformer + Pooling (+ Normalize).
@@ -81,12 +82,24 @@ class MultilingualDistillationLoss(nn.Module):
         english, translated, target = [], [], []
         for features in sentence_features:
             states = token_states(self.model, features)
-            if features["side"] == "en":
+            if "language" in features:
+                source = features["language"] == 0
+                compared = self._compared(states, features)
+                english.append({key: value[source] for key, value in compared.items()})
+                if not source.all():
+                    translated.append({key: value[~source] for key, value in compared.items()})
+                target.append(self._english_of_teacher(features, source))
+            elif features["side"] == "en":
                 english.append(self._compared(states, features))
                 target.append(self._compared(self.teacher.states(features), features))
             else:
                 translated.append(self._compared(states, features))
         return self.compute_loss_from_states(english, translated, target)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether student and teacher compute what a batch's rows share only once: see `LVLM`."""
+        return all(getattr(m[0], "shares_prefix", False) for m in (self.model, self.teacher.model))
 
     def compute_loss_from_states(
         self, english: list[dict], translated: list[dict], target: list[dict]
@@ -101,6 +114,13 @@ class MultilingualDistillationLoss(nn.Module):
             terms = distillation_parts(source[name][order], other[name], aim[name][order], other["row"])
             parts |= {f"{term}{suffix}": value for term, value in terms.items()}
         return {name: value / (2 * len(names)) for name, value in parts.items()}
+
+    def _english_of_teacher(self, features: dict, source: Tensor) -> dict[str, Tensor]:
+        asked = selected(features, source)
+        if asked is not None:
+            return self._compared(self.teacher.states(asked), asked)
+        compared = self._compared(self.teacher.states(features), features)
+        return {key: value[source] for key, value in compared.items()}
 
     def _compared(self, states: dict[str, Tensor], features: dict) -> dict[str, Tensor]:
         out = {"row": features["row"], "sentence": sentence_state(self.pooling, states)}

@@ -176,26 +176,27 @@ def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
 class ParallelCollator(BaseDataCollator):
     """Rows of `load_parallel` → features for `MultilingualDistillationLoss`.
 
-    Four groups at most, each with the features that `model.preprocess` gives: `en_text_*` and
-    `en_image_*` (English, without and with a picture), `translated_text_*` and
-    `translated_image_*`. Texts alone are not padded to the length of pictures. Each group holds
-    `row` (which row of the batch its items belong to) and `side` ("en" or "translated"). A picture
-    is decoded once a row, whatever the number of languages.
+    With `shared`, for a model that shares prefixes: one group `texts_*`, with the features that
+    `model.preprocess` gives for all texts of all rows, `row` (which row of the batch a text belongs
+    to) and `language` (0: English, else 1 + the place in `languages`).
+
+    Otherwise four groups at most: `en_text_*` and `en_image_*` (English, without and with a picture),
+    `translated_text_*` and `translated_image_*`, so that texts alone are not padded to the length of
+    pictures; each holds `row` and `side` ("en" or "translated").
+
+    A picture is decoded once a row, whatever the number of languages.
     """
 
     languages: Sequence[str] = ()
+    shared: bool = False
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate a list of rows; groups without an item are left out."""
-        groups: dict[str, list[tuple[int, Any]]] = {}
-        for index, row in enumerate(features):
-            kind = "text" if row["image"] is None else "image"
-            picture = None if row["image"] is None else open_image(row["image"], row["id"], decode=True)
-            for language in (SOURCE, *self.languages):
-                if row[language] is not None:
-                    item = row[language] if picture is None else {"image": picture, "text": row[language]}
-                    side = SOURCE if language == SOURCE else "translated"
-                    groups.setdefault(f"{side}_{kind}", []).append((index, item))
+        groups: dict[str, list[Item]] = {}
+        for item in items_of(features, (SOURCE, *self.languages)):
+            kind = "text" if isinstance(item.given, str) else "image"
+            side = "translated" if item.language else SOURCE
+            groups.setdefault("texts" if self.shared else f"{side}_{kind}", []).append(item)
         return {
             f"{group}_{key}": value
             for group, items in groups.items()
@@ -203,7 +204,28 @@ class ParallelCollator(BaseDataCollator):
         }
 
 
-def collate_group(side: str, items: list[tuple[int, Any]], preprocess: Callable) -> dict[str, Any]:
-    """Preprocess the inputs of (row, input) pairs; the rows' numbers and the side go beside them."""
-    features = preprocess([item for _, item in items])
-    return {**features, "row": torch.tensor([row for row, _ in items]), "side": side}
+@dataclass(frozen=True)
+class Item:
+    """One text of a row, as `encode` takes it, with its picture if there is one."""
+
+    row: int
+    language: int
+    given: Any
+
+
+def items_of(rows: list[dict[str, Any]], languages: Sequence[str]) -> Iterator[Item]:
+    """The texts of a batch's rows, English first."""
+    for number, row in enumerate(rows):
+        picture = None if row["image"] is None else open_image(row["image"], row["id"], decode=True)
+        for language, code in enumerate(languages):
+            if row[code] is not None:
+                given = row[code] if picture is None else {"image": picture, "text": row[code]}
+                yield Item(number, language, given)
+
+
+def collate_group(group: str, items: list[Item], preprocess: Callable) -> dict[str, Any]:
+    """Preprocessed items, and what they are: see `ParallelCollator`."""
+    features = {**preprocess([item.given for item in items]), "row": torch.tensor([i.row for i in items])}
+    if group == "texts":
+        return features | {"language": torch.tensor([item.language for item in items])}
+    return features | {"side": group}

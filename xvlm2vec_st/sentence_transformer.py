@@ -1,17 +1,28 @@
 """A drop-in for sentence-transformers' class that knows what a raw LVLM checkpoint needs."""
 
+import json
+import logging
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentence_transformers
+import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.util import quantize_embeddings
 from torch import nn
+from tqdm import tqdm
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file
 
+from xvlm2vec_st.batches import batches_of, pictures_in
 from xvlm2vec_st.families import embedder_modules, pin_backend
+from xvlm2vec_st.lvlm import LVLM
 from xvlm2vec_st.templates import FILES
+
+logger = logging.getLogger(__name__)
 
 
 class SentenceTransformer(sentence_transformers.SentenceTransformer):
@@ -43,12 +54,50 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
     ) -> None:
         self.template = template
         super().__init__(model_name_or_path, **kwargs)
+        if len(self) and type(self[0]) is Transformer:
+            self[0].__class__ = LVLM  # no state of its own: the loaded module, another route
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """The host's `save`, and which code resizes pictures: see `pin_backend`."""
         super().save(path, *args, **kwargs)
         if len(self) and isinstance(self[0], Transformer):
             pin_backend(Path(path), self[0])
+        if len(self) and isinstance(self[0], LVLM):
+            name_native(Path(path) / "modules.json")
+
+    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's `encode`, with inputs of one picture brought together; results in their order.
+
+        `batch_size` counts inputs, as ever: a batch never holds more, and takes less memory where
+        inputs share pictures.
+        """
+        call = signature(super().encode).bind(inputs, *args, **kwargs)
+        call.apply_defaults()
+        asked = call.arguments | call.arguments.pop("kwargs")
+        elsewhere = asked["pool"] is not None or isinstance(asked["device"], list)
+        if elsewhere or self.is_singular_input(inputs) or len(inputs) <= asked["batch_size"]:
+            return super().encode(inputs, *args, **kwargs)
+        if not (isinstance(self[0], LVLM) and self[0].shares_prefix and any(map(pictures_in, inputs))):
+            return super().encode(inputs, *args, **kwargs)
+        return self._encode_batches(asked)
+
+    def _encode_batches(self, asked: dict[str, Any]) -> Any:
+        inputs, precision = asked.pop("inputs"), asked.pop("precision")
+        bar = asked.pop("show_progress_bar")
+        bar = logger.isEnabledFor(logging.INFO) if bar is None else bar
+        batches = batches_of(inputs, asked["batch_size"])
+        found: dict[int, Any] = {}
+        for batch in tqdm(batches, desc="Batches", disable=not bar):
+            done = super().encode([inputs[n] for n in batch], show_progress_bar=False, **asked)
+            found |= dict(zip(batch, done, strict=True))
+        rows = [found[number] for number in range(len(inputs))]
+        if asked["output_value"] == "sentence_embedding":
+            if precision and precision != "float32":
+                rows = quantize_embeddings(rows, precision=precision)
+            if asked["convert_to_tensor"]:
+                return torch.stack(list(torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows))
+            return np.stack(rows) if asked["convert_to_numpy"] else list(rows)
+        return rows
 
     def _load_default_modules(
         self, model_name_or_path: str, **kwargs: Any
@@ -71,3 +120,12 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         if self.template is None and not known:
             return super()._load_default_modules(model_name_or_path, **kwargs)
         return embedder_modules(model_name_or_path, template=self.template, **each), {}
+
+
+def name_native(modules: Path) -> None:
+    """Write the native type for ours, so that stock sentence-transformers loads the folder."""
+    entries = json.loads(modules.read_text("utf-8"))
+    for entry in entries:
+        if entry["type"] == f"{LVLM.__module__}.{LVLM.__name__}":
+            entry["type"] = f"{Transformer.__module__}.{Transformer.__name__}"
+    modules.write_text(json.dumps(entries, indent=2), "utf-8")

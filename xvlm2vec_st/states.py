@@ -5,8 +5,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor, nn
 
+from xvlm2vec_st.lvlm import PER_ROW
+
 # Features of ours that no model takes.
-BOOKKEEPING = ("row", "side")
+BOOKKEEPING = ("row", "side", "language")
 
 
 def pooling_of(model: SentenceTransformer) -> Pooling:
@@ -79,3 +81,15 @@ def image_marks(model: SentenceTransformer) -> tuple[int, ...]:
         name = type(model[0].processor).__name__
         raise ValueError(f"{name} has no image token, which the image variant needs; use the main variant")
     return tuple(dict.fromkeys(i for i in (image, model[0].tokenizer.bos_token_id) if i is not None))
+
+
+def selected(features: dict, chosen: Tensor) -> dict | None:
+    """Features of the chosen rows, (rows,) bool, without columns that only the others fill.
+
+    None where the picture tensors' parts cannot be told apart by row.
+    """
+    if "picture_group" not in features and any("pixel" in key for key in features):
+        return None
+    kept = {key: features[key][chosen] for key in (*PER_ROW, *BOOKKEEPING) if key in features}
+    used = kept["attention_mask"].any(0)
+    return features | {key: value[:, used] if value.ndim == 2 else value for key, value in kept.items()}

@@ -19,7 +19,8 @@ class DistillationTrainer(SentenceTransformerTrainer):
     """`SentenceTransformerTrainer` over the rows of `load_parallel`.
 
     Takes what its base takes, and `languages`: which columns are translations. The batch size
-    counts rows; a row holds one English text and up to `len(languages)` translations.
+    counts rows; a row holds one English text and up to `len(languages)` translations. Where the loss
+    (given by name) shares prefixes, what a row's texts have in common is computed once.
 
     Example::
 
@@ -31,11 +32,19 @@ class DistillationTrainer(SentenceTransformerTrainer):
     def __init__(
         self, model: SentenceTransformer, *args: Any, languages: Sequence[str], **kwargs: Any
     ) -> None:
-        kwargs.setdefault("data_collator", ParallelCollator(model.preprocess, languages=tuple(languages)))
+        shared = getattr(kwargs.get("loss"), "shares_prefix", False)
+        collator = ParallelCollator(model.preprocess, languages=tuple(languages), shared=shared)
+        kwargs.setdefault("data_collator", collator)
         # The card's callback cannot draw widget examples from rows with empty cells.
         model.model_card_data.generate_widget_examples = False
         model.model_card_data.widget = model.model_card_data.widget or [{"text": "red apple"}]
         super().__init__(model, *args, **kwargs)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """The host's, without its statistics of columns: they fail on the first empty cell."""
+        kept, self.train_dataset, self.eval_dataset = (self.train_dataset, self.eval_dataset), None, None
+        super().add_model_card_callback(default_args_dict)
+        self.train_dataset, self.eval_dataset = kept
 
     def _load_from_checkpoint(self, checkpoint_path: str, *args: Any) -> None:
         """Resume; an adapter is put back by peft, for the host's own loader drops DoRA's magnitudes."""

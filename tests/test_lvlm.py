@@ -1,0 +1,251 @@
+"""Shared prefixes against the plain route, family by family."""
+
+import json
+from functools import wraps
+
+import numpy as np
+import pytest
+import sentence_transformers
+import tiny
+import torch
+from PIL import Image
+
+from xvlm2vec_st import LVLM, SentenceTransformer
+from xvlm2vec_st.batches import batches_of
+
+TOLERANCE = 1e-5
+LANGUAGES = ["what is it?", "che cos'è questo?", "¿qué es?", "qu'est-ce que c'est ?", "was ist das?"]
+
+
+def pair(family):
+    """(the stock model, ours) of one folder."""
+    folder = str(tiny.embedder(family))
+    return sentence_transformers.SentenceTransformer(folder), SentenceTransformer(folder)
+
+
+def assert_equal(stock, ours, inputs, **kwargs):
+    expected, found = stock.encode(inputs, **kwargs), ours.encode(inputs, **kwargs)
+    assert np.abs(expected - found).max() < TOLERANCE
+    assert np.abs(expected[0] - expected[-1]).max() > 100 * TOLERANCE, "all rows alike: nothing compared"
+
+
+def asked(picture, texts=LANGUAGES):
+    return [{"image": picture, "text": text} for text in texts]
+
+
+class Calls:
+    """Counts the rows and tokens that a model's parts get."""
+
+    def __init__(self, model, monkeypatch):
+        self.tokens, self.pictures = [], []
+        inner = model[0].model
+        run, look = inner.forward, inner.get_image_features
+
+        @wraps(run)
+        def forward(*args, **kwargs):
+            self.tokens.append(kwargs["input_ids"].numel())
+            return run(*args, **kwargs)
+
+        @wraps(look)
+        def features(*args, **kwargs):
+            self.pictures.append(len(kwargs.get("pixel_values", ())))
+            return look(*args, **kwargs)
+
+        monkeypatch.setattr(inner, "forward", forward)
+        monkeypatch.setattr(inner, "get_image_features", features)
+
+
+@tiny.every_family
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_languages_pictures_and_texts_mixed(family, batch_size, side):
+    stock, ours = pair(family)
+    assert isinstance(ours[0], LVLM) and ours[0].shares_prefix
+    for model in (stock, ours):
+        model.tokenizer.padding_side = side
+    inputs = [item for seed in range(3) for item in asked(tiny.picture(seed))]
+    inputs += LANGUAGES + [tiny.picture(1), asked(tiny.picture(7))[0]]
+    order = np.random.default_rng(0).permutation(len(inputs))
+    assert_equal(stock, ours, [inputs[i] for i in order], batch_size=batch_size)
+
+
+@tiny.every_family
+def test_sixteen_texts_an_image_cost_one_image(family, monkeypatch):
+    stock, ours = pair(family)
+    inputs = asked(tiny.picture(), [f"is it number {i}?" for i in range(16)])
+    plain = stock[0].preprocess(inputs)["input_ids"].numel()
+    assert_equal(stock, ours, inputs)
+    calls = Calls(ours, monkeypatch)
+    ours.encode(inputs)
+    assert len(calls.pictures) == 1 and calls.pictures[0] <= plain
+    assert calls.tokens[0] < 0.8 * plain
+
+
+@tiny.every_family
+def test_several_images_a_row(family):
+    stock, ours = pair(family)
+    one, two, three = (tiny.picture(seed) for seed in range(3))
+    inputs = [{"image": [one, two], "text": text} for text in LANGUAGES]
+    inputs += [{"image": [two, one], "text": "other order"}, {"image": [one], "text": "one"}, "none"]
+    inputs += [{"image": [three, one, two], "text": text} for text in ("a", "bb")]
+    assert_equal(stock, ours, inputs)
+
+
+@tiny.every_family
+def test_gradients(family):
+    stock, ours = pair(family)
+    inputs = [item for seed in range(2) for item in asked(tiny.picture(seed))] + LANGUAGES
+
+    def gradients(model):
+        model.double().train()  # in fp32 the order of sums alone moves a gradient by 2e-5
+        states = model(model.preprocess(inputs))["sentence_embedding"]
+        (states * torch.arange(states.numel()).view_as(states).cos()).sum().backward()
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+
+    plain, shared = gradients(stock), gradients(ours)
+    assert plain.keys() == shared.keys() and len(plain) > 20
+    for name, gradient in plain.items():
+        assert (gradient - shared[name]).norm() <= 1e-6 * gradient.norm() + 1e-9, name
+    assert any("vision" in name or "visual" in name for name in plain)
+
+
+def test_one_picture_as_path_picture_and_array(tmp_path, monkeypatch):
+    stock, ours = pair("llava")
+    picture = tiny.picture()
+    picture.save(tmp_path / "p.png")
+    forms = [str(tmp_path / "p.png"), picture, np.asarray(picture), picture.copy()]
+    inputs = [{"image": form, "text": text} for form, text in zip(forms, LANGUAGES, strict=False)]
+    assert_equal(stock, ours, inputs)
+    features = ours[0].preprocess(inputs)
+    assert len(features["pixel_values"]) == 1 and features["picture_group"].tolist() == [0] * 4
+
+
+def test_other_pixels_are_another_picture():
+    _, ours = pair("llava")
+    picture = tiny.picture()
+    other = picture.copy()
+    other.putpixel((0, 0), (1, 2, 3))
+    inputs = [*asked(picture, LANGUAGES[:2]), *asked(other, LANGUAGES[:2])]
+    assert ours[0].preprocess(inputs)["picture_group"].tolist() == [0, 0, 1, 1]
+    # Edited in place between two calls: content decides.
+    before = ours.encode(asked(picture))
+    picture.paste(tiny.picture(5))
+    after = ours.encode(asked(picture))
+    assert np.abs(after - ours.encode(asked(tiny.picture(5)))).max() == 0
+    assert np.abs(before - after).max() > 1e-4
+
+
+def test_other_processor_settings_are_another_picture():
+    stock, ours = pair("phi3_v")
+    inputs = asked(tiny.picture(width=700, height=340))
+    few = ours.encode(inputs)
+    for model in (stock, ours):
+        model[0].processor.image_processor.num_crops = 2
+    assert_equal(stock, ours, inputs)
+    assert np.abs(ours.encode(inputs) - few).max() > 1e-4
+
+
+def test_all_pictures_distinct_is_the_plain_route():
+    stock, ours = pair("llava")
+    inputs = [{"image": tiny.picture(seed), "text": "what?"} for seed in range(4)] + ["a text"]
+    expected, found = stock[0].preprocess(inputs), ours[0].preprocess(inputs)
+    assert expected.keys() == found.keys()
+    assert_equal(stock, ours, inputs)
+
+
+def test_unknown_family_and_flash_attention_take_the_plain_route(monkeypatch):
+    _, ours = pair("llava")
+    monkeypatch.setattr(ours[0].model.config, "_attn_implementation", "flash_attention_2")
+    assert not ours[0].shares_prefix
+    monkeypatch.undo()
+    monkeypatch.setattr("xvlm2vec_st.lvlm.FAMILIES", ())
+    assert not ours[0].shares_prefix
+    assert "picture_group" not in ours[0].preprocess(asked(tiny.picture()))
+
+
+def test_prompts_and_identical_rows():
+    stock, ours = pair("qwen2_vl" if tiny_has("qwen2_vl") else "llava")
+    inputs = asked(tiny.picture(), ["same", "same", "other"]) + ["text"]
+    assert_equal(stock, ours, inputs, prompt="Represent: ")
+    found = ours.encode(inputs)
+    assert np.abs(found[0] - found[1]).max() < TOLERANCE
+
+
+def tiny_has(family):
+    return not tiny.case(family).marks[0].args[0]
+
+
+def test_a_group_longer_than_the_model_is_split(monkeypatch):
+    stock, ours = pair("llava")
+    monkeypatch.setattr("xvlm2vec_st.lvlm.LONGEST_STRETCH", 60)
+    inputs = asked(tiny.picture(), [str(i) + "x" * 30 for i in range(5)])
+    features = ours[0].preprocess(inputs)
+    assert len(ours[0].plan(features).groups) > 1
+    assert_equal(stock, ours, inputs)
+
+
+def test_rows_on_both_sides_of_the_rotary_boundary():
+    stock, ours = pair("phi3_v")
+    inputs = asked(tiny.picture(), ["short", "s" * 150, "l" * 250, "l" * 260 + "?"])
+    assert_equal(stock, ours, inputs)
+
+
+def test_saved_as_the_native_type(tmp_path):
+    _, ours = pair("llava")
+    ours.save(str(tmp_path / "m"))
+    types = [entry["type"] for entry in json.loads((tmp_path / "m" / "modules.json").read_text())]
+    assert all(name.startswith("sentence_transformers.") for name in types)
+    again = sentence_transformers.SentenceTransformer(str(tmp_path / "m"))
+    assert_equal(again, ours, asked(tiny.picture()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"convert_to_tensor": True},
+        {"convert_to_numpy": False},
+        {"precision": "int8"},
+        {"truncate_dim": 8},
+    ],
+)
+def test_encode_gives_what_the_host_gives(options):
+    stock, ours = pair("llava")
+    inputs = [item for seed in range(3) for item in asked(tiny.picture(seed))] + LANGUAGES
+    expected, found = (model.encode(inputs, batch_size=4, **options) for model in (stock, ours))
+    assert type(expected) is type(found) and len(expected) == len(found)
+    for one, other in zip(expected, found, strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        assert np.abs(np.asarray(one, float) - np.asarray(other, float)).max() < (
+            2 if options.get("precision") else 1e-5
+        )
+
+
+def test_rows_of_one_picture_share_a_batch(monkeypatch):
+    _, ours = pair("llava")
+    pictures = [tiny.picture(seed) for seed in range(4)]
+    inputs = [{"image": picture, "text": text} for text in LANGUAGES for picture in pictures]
+    calls = Calls(ours, monkeypatch)
+    ours.encode(inputs, batch_size=10)
+    assert calls.pictures == [2, 2]
+
+
+def test_batches_hold_every_input_once_and_no_more_than_asked():
+    pictures = [tiny.picture(seed) for seed in range(3)]
+    inputs = [{"image": p, "text": t} for t in LANGUAGES for p in pictures] + LANGUAGES + [pictures[0]]
+    for size in (1, 3, 7, 64):
+        batches = batches_of(inputs, size)
+        assert sorted(n for batch in batches for n in batch) == list(range(len(inputs)))
+        assert max(map(len, batches)) <= size
+
+
+def test_a_picture_that_is_none_is_refused():
+    _, ours = pair("llava")
+    with pytest.raises(ValueError, match="picture"):
+        ours[0].preprocess(
+            [{"image": {"a": 1}, "text": "x"}, {"image": Image.new("RGB", (2, 2)), "text": "y"}]
+        )

@@ -1,0 +1,88 @@
+"""Which inputs go through a model together: rows of one picture are neighbours."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from xvlm2vec_st.pictures import picture_key
+
+
+def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
+    """Numbers of the inputs in each batch, at most `batch_size` in one.
+
+    Inputs with the same pictures stand together, in one batch if they fit into one; large pictures
+    first, and inputs without a picture last, each sort by falling length of text.
+
+    >>> red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
+    >>> batches_of([{"image": red, "text": "a"}, "b", blue, {"image": red, "text": "cc"}], 2)
+    [[3, 0], [2, 1]]
+    """
+    known: dict[int, Hashable] = {}
+    groups: dict[Hashable, list[int]] = {}
+    alone: list[int] = []
+    for number, item in enumerate(inputs):
+        pictures = pictures_in(item)
+        key = tuple(key_of(picture, known) for picture in pictures)
+        if key:
+            groups.setdefault(key, []).append(number)
+        else:
+            alone.append(number)
+    pixels = {key: sum(map(size_of, pictures_in(inputs[rows[0]]))) for key, rows in groups.items()}
+    batches: list[list[int]] = []
+    for key in sorted(groups, key=lambda key: -pixels[key]):
+        rows = sorted(groups[key], key=lambda number: -text_length(inputs[number]))
+        if batches and len(batches[-1]) + len(rows) <= batch_size:
+            batches[-1] += rows
+        else:
+            batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    alone.sort(key=lambda number: -text_length(inputs[number]))
+    room = batch_size - len(batches[-1]) if batches else 0
+    if room:
+        batches[-1] += alone[:room]
+    return batches + [alone[i : i + batch_size] for i in range(room, len(alone), batch_size)]
+
+
+def pictures_in(item: Any) -> list[Any]:
+    """The pictures of one input, in any form that the host takes; a text that is a path is a text here."""
+    if isinstance(item, Image.Image):
+        return [item]
+    if isinstance(item, dict):
+        if "content" in item:
+            return pictures_in(item["content"])
+        if item.get("type") == "image":
+            return [item[key] for key in ("image", "url", "path", "base64") if key in item]
+        pictures = item.get("image")
+        several = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+        return [] if pictures is None else several
+    if isinstance(item, list | tuple):
+        return [picture for part in item for picture in pictures_in(part)]
+    return []
+
+
+def key_of(picture: Any, known: dict[int, Hashable]) -> Hashable:
+    """A path as it is; else the content's key, taken once an object."""
+    if isinstance(picture, str):
+        return picture
+    if id(picture) not in known:
+        known[id(picture)] = picture_key(picture)
+    return known[id(picture)]
+
+
+def size_of(picture: Any) -> int:
+    """Pixels, as far as they are known without opening a file."""
+    if isinstance(picture, Image.Image):
+        return picture.width * picture.height
+    shape = getattr(picture, "shape", ())
+    return int(shape[0] * shape[1]) if len(shape) > 1 else 0
+
+
+def text_length(item: Any) -> int:
+    """Characters of an input's texts."""
+    if isinstance(item, str):
+        return len(item)
+    if isinstance(item, dict):
+        return sum(text_length(value) for key, value in item.items() if key in ("text", "content"))
+    if isinstance(item, list | tuple):
+        return sum(map(text_length, item))
+    return 0

@@ -1,0 +1,310 @@
+"""One image, many texts, one forward: a `Transformer` that computes shared prefixes once, exactly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Transformer
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from xvlm2vec_st.pictures import opened, picture_key
+from xvlm2vec_st.prefix import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
+
+# Families whose language model is causal over pictures too, and whose forward takes encoded pictures,
+# 4-D masks and positions. Each is compared with the plain route in tests/test_lvlm.py.
+FAMILIES = (
+    "phi3_v",
+    "llava",
+    "llava_next",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "idefics3",
+    "smolvlm",
+)
+ATTENTION = ("sdpa", "eager")  # flash attention takes no 4-D mask
+# A packed row's mask has width x width entries, 64 MiB of fp32 at this width.
+LONGEST_STRETCH = 4096
+# Values a token, beside `input_ids`.
+PER_TOKEN = ("attention_mask", "mm_token_type_ids")
+# Values a row of a batch that shares; all other tensors belong to its pictures.
+PER_ROW = ("input_ids", *PER_TOKEN, "picture_group", "shared_tokens")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as token ids, beside 1 where an image token stands (None: the family does not say)."""
+
+    ids: list[int]
+    types: list[int] | None
+
+
+class LVLM(Transformer):
+    """`Transformer` that reads, encodes and attends to what rows share only once.
+
+    In a batch, rows with the same pictures (by content) form a group: the pictures are resized and
+    patched once, the vision tower runs once, and the decoder sees the group's common leading tokens
+    once, in a packed row (see `prefix`). States equal those of the plain route, row by row. Where
+    nothing is shared, and for a family that is not known to be causal over its pictures, it is the
+    plain route; `shares_prefix` says which.
+
+    It is what `xvlm2vec_st.SentenceTransformer` makes of a model's first module, and is saved as the
+    native type.
+
+    Example::
+
+        model = xvlm2vec_st.SentenceTransformer("xvlm2vec")
+        model[0].shares_prefix  # True
+        model.encode([{"image": picture, "text": text} for text in texts])  # one vision forward
+    """
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether the family and the settings allow it."""
+        text = self.config.get_text_config()
+        return (
+            self.config.model_type in FAMILIES
+            and self.config._attn_implementation in ATTENTION
+            and not getattr(text, "use_bidirectional_attention", False)
+            and set(self.processing_kwargs or {}) <= {"image"}
+            and getattr(self.processor, "chat_template", None) is not None
+        )
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        processing_kwargs: dict | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Features; where rows share pictures, each picture's only once.
+
+        Then `input_ids` and the other values a token are (rows, tokens) as ever, `picture_group` (rows,)
+        numbers the rows' sets of pictures in the order of the picture tensors (-1: no picture), and
+        `shared_tokens` (rows,) says how many leading tokens a row has in common with its group.
+        """
+        if not processing_kwargs and self.shares_prefix:
+            messages = self._messages(inputs, prompt)
+            if messages is not None and (features := self._shared(messages, **kwargs)) is not None:
+                return features
+        return super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Token states, (rows, tokens, dim), whichever route computes them."""
+        if "picture_group" not in features:
+            return super().forward(features, **kwargs)
+        plan = self.plan(features)
+        packed = {key: value for key, value in features.items() if key not in PER_ROW}
+        packed["input_ids"] = pack(plan, features["input_ids"], self.tokenizer.pad_token_id)
+        if "mm_token_type_ids" in features:
+            packed["mm_token_type_ids"] = pack(plan, features["mm_token_type_ids"])
+        packed["position_ids"] = pack(plan, self.positions(features))
+        packed["attention_mask"] = attention_mask(plan, self.model.dtype)
+        pictures = self._picture_tensors(features)
+        encoded = self.model.get_image_features(**pictures, return_dict=True)
+        packed = {key: value for key, value in packed.items() if key not in pictures}
+        packed["mm_encoder_outputs"] = {"image": in_order(encoded, plan.groups, images_of_groups(features))}
+        states = super().forward(packed, **kwargs)[self.module_output_name]
+        return features | {self.module_output_name: unpack(plan, states)}
+
+    def plan(self, features: dict[str, Any]) -> Plan:
+        """How a batch is packed."""
+        text = self.config.get_text_config()
+        return plan_rows(
+            features["attention_mask"],
+            features["picture_group"],
+            features["shared_tokens"],
+            limit=min(text.max_position_embeddings, LONGEST_STRETCH),
+            boundary=getattr(text, "original_max_position_embeddings", None),
+        )
+
+    def positions(self, features: dict[str, Any]) -> Tensor:
+        """Positions of a batch's tokens: (rows, tokens), or (3, rows, tokens) for M-RoPE families."""
+        mask = features["attention_mask"]
+        if not hasattr(self.model, "get_rope_index"):
+            return (mask.cumsum(-1) - 1).clamp(min=0)
+        grids = features["image_grid_thw"].split(images_of_groups(features))
+        of_rows = [grids[group] for group in features["picture_group"].tolist() if group >= 0]
+        found, _ = self.model.get_rope_index(
+            features["input_ids"],
+            mm_token_type_ids=features["mm_token_type_ids"],
+            image_grid_thw=torch.cat(of_rows),
+            attention_mask=mask,
+        )
+        return found
+
+    def _picture_tensors(self, features: dict[str, Any]) -> dict[str, Tensor]:
+        taken = signature(self.model.get_image_features).parameters
+        return {key: features[key] for key in taken if isinstance(features.get(key), Tensor)}
+
+    def _messages(self, inputs: Sequence[Any], prompt: str | None) -> list[list[dict]] | None:
+        """The inputs as the host's chat messages with opened pictures; None where there are none."""
+        if not inputs:
+            return None
+        modality, parsed, extra = self.input_formatter.parse_inputs(inputs)
+        if any(extra.values()) or "message" not in self.modality_config:
+            return None
+        if modality != "message":
+            if "image" not in modality:
+                return None
+            _, parsed = self.input_formatter.batch_to_message(modality, parsed)
+        messages = parsed["message"]
+        if prompt:
+            messages = self.input_formatter.prepend_prompt_to_messages(messages, prompt)
+        return [[with_opened(message) for message in row] for row in messages]
+
+    def _shared(self, messages: list[list[dict]], **kwargs: Any) -> dict[str, Any] | None:
+        """Features of rows that share pictures; None where no row does."""
+        keys = [tuple(map(picture_key, pictures_of(row))) for row in messages]
+        repeats = {key for key in keys if key and keys.count(key) > 1}
+        if not repeats:
+            return None
+        heads, tails = self._ends(
+            [row if key in repeats else None for row, key in zip(messages, keys, strict=True)]
+        )
+        leader: dict[tuple, int] = {}
+        leads = [
+            number if head is None else leader.setdefault((key, head), number)
+            for number, (key, head) in enumerate(zip(keys, heads, strict=True))
+        ]
+        leaders = list(dict.fromkeys(leads))
+        if len(leaders) == len(messages):
+            return None
+        features = super().preprocess([messages[number] for number in leaders], **kwargs)
+        rows = dict(zip(leaders, rows_of(features), strict=True))
+        if any(rows[lead].ids[-len(tails[lead]) :] != tails[lead] for lead in leads if tails[lead]):
+            return None  # the processor writes more than pictures into a row
+        for number, lead in enumerate(leads):
+            if number != lead:
+                rows[number] = continued(rows[lead], len(tails[lead]), tails[number])
+        if max(len(row.ids) for row in rows.values()) > (self.max_seq_length or float("inf")):
+            return None  # the host knows what to cut
+        return features | self._row_features([rows[n] for n in range(len(leads))], leads, keys)
+
+    def _row_features(self, rows: list[Row], leads: list[int], keys: list[tuple]) -> dict[str, Tensor]:
+        """The values a token and a row of a batch that shares."""
+        members: dict[int, list[int]] = {}
+        for number, lead in enumerate(leads):
+            if keys[lead]:
+                members.setdefault(lead, []).append(number)
+        group = {lead: number for number, lead in enumerate(members)}
+        common = {lead: common_prefix([rows[n].ids for n in numbers]) for lead, numbers in members.items()}
+        side, pad = self.tokenizer.padding_side, self.tokenizer.pad_token_id
+        features = {
+            "input_ids": padded([row.ids for row in rows], pad, side),
+            "attention_mask": padded([[1] * len(row.ids) for row in rows], 0, side),
+            "picture_group": torch.tensor([group.get(lead, -1) for lead in leads]),
+            "shared_tokens": torch.tensor([common.get(lead, 0) for lead in leads]),
+        }
+        if rows[0].types is not None:
+            features["mm_token_type_ids"] = padded([row.types for row in rows], 0, side)
+        return features
+
+    def _ends(self, messages: list[list[dict] | None]) -> tuple[list[tuple | None], list[list[int]]]:
+        """For each row: the ids up to its last picture, one id a picture, and the ids after it.
+
+        None for a row without messages, or whose placeholders do not fit its pictures.
+        """
+        chosen = [number for number, row in enumerate(messages) if row is not None]
+        rendered = self.processor.apply_chat_template([messages[n] for n in chosen], tokenize=False)
+        heads: list[tuple | None] = [None] * len(messages)
+        tails: list[list[int]] = [[] for _ in messages]
+        image = self.processor.image_token_id
+        counts = [len(pictures_of(messages[n])) for n in chosen]
+        for number, ids, count in zip(chosen, self._ids(rendered, counts), counts, strict=True):
+            if ids.count(image) == count:
+                last = len(ids) - ids[::-1].index(image)
+                tails[number] = ids[last:]
+                heads[number] = tuple(ids[:last])
+        return heads, tails
+
+    def _ids(self, rendered: list[str], counts: list[int]) -> list[list[int]]:
+        """Token ids of rendered rows, one id a picture."""
+        if hasattr(
+            self.processor, "encode"
+        ):  # Phi-3.5-vision's stretches go through its tokenizer one by one
+            return [row.ids for row in self.processor.encode(rendered, [[1] * count for count in counts])]
+        bos = self.tokenizer.bos_token
+        special = not (bos and rendered[0].startswith(bos))  # as the host's apply_chat_template decides
+        return self.tokenizer(rendered, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def pictures_of(messages: list[dict]) -> list[Any]:
+    """The pictures of a row's messages, in order."""
+    blocks = [
+        block for message in messages if isinstance(message["content"], list) for block in message["content"]
+    ]
+    return [block["image"] for block in blocks if block["type"] == "image"]
+
+
+def with_opened(message: dict) -> dict:
+    """The message with its pictures opened, under the key `image` wherever they were."""
+    if not isinstance(message["content"], list):
+        return message
+    content = []
+    for block in message["content"]:
+        if block["type"] == "image":
+            picture = next(block[key] for key in ("image", "url", "path", "base64") if key in block)
+            block = {"type": "image", "image": opened(picture)}
+        content.append(block)
+    return message | {"content": content}
+
+
+def rows_of(features: dict[str, Tensor]) -> list[Row]:
+    """The host's padded rows without their padding."""
+    real = features["attention_mask"].bool()
+    types = features.get("mm_token_type_ids")
+    return [
+        Row(ids[mask].tolist(), None if types is None else types[row][mask].tolist())
+        for row, (ids, mask) in enumerate(zip(features["input_ids"], real, strict=True))
+    ]
+
+
+def continued(row: Row, own: int, tail: list[int]) -> Row:
+    """The row with `tail` in the place of its last `own` tokens.
+
+    >>> continued(Row([1, 9, 9, 5, 6], None), 2, [7]).ids
+    [1, 9, 9, 7]
+    """
+    kept = len(row.ids) - own
+    types = None if row.types is None else row.types[:kept] + [0] * len(tail)
+    return Row(row.ids[:kept] + tail, types)
+
+
+def padded(rows: Sequence[list[int]], fill: int, side: str) -> Tensor:
+    """Rows of one length: (rows, tokens).
+
+    >>> padded([[5], [6, 7]], 0, "left").tolist()
+    [[0, 5], [6, 7]]
+    """
+    width = max(map(len, rows))
+    filled = [[fill] * (width - len(row)) for row in rows]
+    both = zip(filled, rows, strict=True) if side == "left" else zip(rows, filled, strict=True)
+    return torch.tensor([first + second for first, second in both])
+
+
+def images_of_groups(features: dict[str, Any]) -> list[int]:
+    """How many pictures each group has."""
+    return [count for count in features["num_images_per_sample"].tolist() if count]
+
+
+def in_order(encoded: ModelOutput, groups: Sequence[int], images: Sequence[int]) -> ModelOutput:
+    """Encoded pictures once for every stretch: `groups` numbers the stretches' sets of pictures.
+
+    Families give a tensor a picture, or, Idefics3 and SmolVLM, one a row.
+    """
+    if list(groups) == list(range(len(images))):
+        return encoded
+
+    def repeated(tensors: Sequence[Tensor]) -> list[Tensor]:
+        counts = images if len(tensors) == sum(images) else [1] * len(images)
+        first = [sum(counts[:group]) for group in range(len(counts))]
+        return [tensors[first[group] + n] for group in groups for n in range(counts[group])]
+
+    encoded.pooler_output = repeated(encoded.pooler_output)
+    if getattr(encoded, "deepstack_features", None) is not None:
+        encoded.deepstack_features = [repeated(layer) for layer in encoded.deepstack_features]
+    return encoded
