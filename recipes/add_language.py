@@ -1,0 +1,287 @@
+"""Add languages to an embedder: translate, check, distil, score before and after, save.
+
+    python -m recipes.add_language ./xvlm2vec pt --corpus english.jsonl --keep it es fr de
+    python -m recipes.add_language ./xvlm2vec pt zh --mini 5000 --keep it es fr de     # offline, 10 minutes
+
+The teacher is the model itself, frozen: its English embedding of a text is the target for that text in
+all languages, the new ones and those of --keep, which are rehearsed lest they be forgotten. With --mini
+the corpus is the mini world's English, the translator its names by people (Unicode CLDR), and
+MMMEBMini is scored too. The work lies in OUT.work until all is done; run the same command again to go on.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from mmmeb_tasks.encoder import MMMEBEncoder
+from mmmeb_tasks.mini.tasks import evaluate_mini
+from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
+from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
+from recipes import distill, translate
+from recipes.corpus.translators import DTYPES, MADLAD, Translator
+from recipes.report import score_table
+from xvlm2vec_st import load_parallel
+from xvlm2vec_st.trainer import parallel_evaluator
+
+Scores = dict[str, dict[str, float]]
+# The paper's training, for models of billions of parameters; and what suits the mini world's.
+LARGE = {"steps": -1, "batch-size": 8, "learning-rate": 1e-5, "muon": 0.0}
+SMALL = {"steps": 240, "batch-size": 40, "learning-rate": 2e-3, "muon": 0.006}
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, by theme."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="the embedder: folder or Hub id")
+    parser.add_argument("languages", nargs="+", help="the new ones, as in pt zh")
+    parser.add_argument("--out", type=Path, help="default: the model's name and the new languages")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
+    add = parser.add_argument_group("corpus").add_argument
+    add("--corpus", nargs="+", metavar="SOURCE", help="English rows, as recipes.translate takes them")
+    add("--mini", type=int, metavar="SCENES", help="instead: the mini world, two rows a scene")
+    add("--images", type=Path, help="the folder of the pictures; default: the source's own")
+    add("--keep", nargs="*", default=[], metavar="LANGUAGE", help="what the model has learned before")
+    add(
+        "--rehearsal", type=float, default=0.5, help="the share of rows in which a kept language is rehearsed"
+    )
+    add("--translator", help=f"as recipes.translate takes it; default: {MADLAD}, with --mini: cldr")
+    add("--dtype", choices=tuple(DTYPES), default="fp32", help="of the translator")
+    add("--eval-rows", type=int, default=200, help="rows held out for the scores")
+    add("--queries", type=int, default=QUERIES, help="of MMMEBMini, a task and language")
+    add = parser.add_argument_group("training").add_argument
+    add("--steps", type=int, help="weight updates; default: one pass over the corpus, with --mini: 240")
+    add(
+        "--batch-size", type=int, help="rows an update, lower it when memory runs out; default: 8, --mini: 40"
+    )
+    add("--learning-rate", type=float, help="default: 1e-5; with --mini 2e-3, of embeddings and norms")
+    add("--muon", type=float, metavar="RATE", help="of all other matrices; default: none, with --mini 0.006")
+    add(
+        "--lora", type=int, metavar="RANK", help="train a LoRA on the language model; default: all but vision"
+    )
+    add("--bf16", action="store_true", help="autocast")
+    add("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
+    """Add the languages; returns the finished folder. `translator`: instead of --translator's."""
+    args = parse_args(argv)
+    out, work = check_arguments(args)
+    codes = [*args.languages, *args.keep]
+    work.mkdir(parents=True, exist_ok=True)
+
+    print(f"1/5  A parallel corpus in {', '.join(codes)}")
+    corpus = parallel_corpus(args, codes, work, translator)
+    train, held_out = hold_out(corpus, args, work)
+
+    print("2/5  Where the model stands")
+    rows = load_parallel(held_out, codes, show_progress=False)
+    data = benchmarks(args, work) if args.mini else {}
+    teacher = SentenceTransformer(args.model)
+    before = scored(teacher, teacher, rows, codes, data, work / "before.json")
+
+    print(f"3/5  Distilling {', '.join(args.languages)}; the model's own English is the target")
+    built = work / "model"
+    if not built.is_dir():
+        distill.main(training(args, codes, train, built))
+
+    print("4/5  Where it stands now")
+    after = scored(SentenceTransformer(str(built)), teacher, rows, codes, data, work / "after.json")
+
+    print("5/5  Saving")
+    told = {"new": args.languages, "kept": args.keep, "before": before, "after": after}
+    report = built / "report"
+    report.mkdir(exist_ok=True)
+    (report / "languages.json").write_text(json.dumps(told, indent=2) + "\n")
+    table = "\n\n".join(tables(before, after)) + "\n"
+    (report / "languages.md").write_text(table, "utf-8")
+    for file in corpus.parent.glob(f"{corpus.stem}.report.*"):
+        shutil.copy(file, report / file.name.replace(corpus.stem, "corpus"))
+    if out.exists():
+        shutil.rmtree(out)
+    built.rename(out)
+    shutil.rmtree(work)
+    print(table)
+    print(f"Done: {out}, its report in {out}/report")
+    return out
+
+
+def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
+    """(OUT, OUT.work); clears what --overwrite drops.
+
+    Raises:
+        ValueError: no corpus, or two; a language both new and kept; OUT exists; an unfinished run of
+            another command.
+    """
+    if bool(args.corpus) == bool(args.mini):
+        raise ValueError("pass --corpus SOURCE or --mini SCENES, one of them")
+    if both := set(args.languages) & set(args.keep):
+        raise ValueError(f"{', '.join(sorted(both))}: new and in --keep; a language is one or the other")
+    if not 0 < args.rehearsal <= 1:
+        raise ValueError(f"--rehearsal {args.rehearsal}: a share above 0, at most 1")
+    out = args.out or Path("-".join([Path(args.model).name, *args.languages]))
+    work = out.with_name(out.name + ".work")
+    if out.exists() and any(out.iterdir()) and not args.overwrite:
+        raise ValueError(f"{out} exists and is not empty; choose another --out, or pass --overwrite")
+    if args.overwrite:
+        shutil.rmtree(work, ignore_errors=True)
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("overwrite", "out")}
+    note = work / "arguments.json"
+    if note.is_file() and json.loads(note.read_text()) != settings:
+        raise ValueError(f"{work} was begun with other arguments; run with the same, or pass --overwrite")
+    work.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings, indent=2) + "\n")
+    return out, work
+
+
+def parallel_corpus(
+    args: argparse.Namespace, codes: Sequence[str], work: Path, translator: Translator | None
+) -> Path:
+    """The corpus in all languages, translated and checked by `recipes.translate`."""
+    out = work / "parallel.jsonl"
+    if out.is_file():
+        return out
+    sources, name = args.corpus, args.translator or (MADLAD if args.corpus else "cldr")
+    if args.mini:
+        if not (work / "english").is_dir():
+            write_corpus(work / "english.part", ["en"], scenes=args.mini, seed=args.seed + 1)
+            (work / "english.part").rename(work / "english")
+        sources = [str(work / "english" / "parallel.jsonl")]
+    words = ["--corpus", *sources, "--to", *codes, "--out", str(out), "--translator", name]
+    words += ["--dtype", args.dtype, *(["--images", str(args.images)] if args.images else [])]
+    return translate.main(words, translator)
+
+
+def hold_out(corpus: Path, args: argparse.Namespace, work: Path) -> tuple[Path, Path]:
+    """(training rows, held-out rows) as files beside the corpus.
+
+    Held out are rows that have all languages, and a text of them that no training row has. A training
+    row has every new language, and each kept one with the chance --rehearsal.
+
+    Raises:
+        ValueError: too few rows have all languages.
+    """
+    records = [json.loads(line) for line in corpus.open(encoding="utf-8")]
+    codes = [*args.languages, *args.keep]
+    whole = [r for r in records if all(code in r for code in codes)]
+    whole.sort(key=lambda record: chance(record["id"], "held out", args.seed))
+    chosen = list({(r["en"], r["image"]): r for r in whole}.values())[: args.eval_rows]
+    if not chosen or len(whole) < 2 * len(chosen):
+        raise ValueError(
+            f"{len(whole)} rows have all of {', '.join(codes)}; {args.eval_rows} are to be held out, at most "
+            "half of them: give more rows, or lower --eval-rows"
+        )
+    texts = {record["en"] for record in chosen if record["image"] is None}
+    ids = {record["id"] for record in chosen}
+    train = []
+    for record in records:
+        if record["id"] not in ids and not (record["image"] is None and record["en"] in texts):
+            for code in args.keep:
+                if chance(record["id"], code, args.seed) >= args.rehearsal:
+                    record.pop(code, None)
+            train.append(record)
+    for name, rows in (("train", train), ("held_out", chosen)):
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
+        (work / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    return work / "train.jsonl", work / "held_out.jsonl"
+
+
+def chance(*keys: object) -> float:
+    """A number from 0 to 1 that the keys decide.
+
+    >>> chance("17", "it", 0) == chance("17", "it", 0) != chance("17", "es", 0)
+    True
+    """
+    return int.from_bytes(hashlib.sha256("/".join(map(str, keys)).encode()).digest()[:6]) / 2**48
+
+
+def benchmarks(args: argparse.Namespace, work: Path) -> dict[str, Path]:
+    """`{language: data folder of MMMEBMini}` for English, the kept and the new languages.
+
+    MMMEB has no instructions in the new languages: their texts stand in a folder of their own in the
+    place of the English ones, so that the encoder puts the English instruction before them. So the
+    mini world's training rows are made.
+    """
+    known = ["en", *(code for code in args.keep if code in PUBLISHED)]
+    folders = {}
+    for code in ["en", *args.languages, *args.keep]:
+        own = code not in known
+        folder = work / ("mini-" + (code if own else "known"))
+        if not folder.is_dir():
+            write_benchmark(work / "mini.part", [code] if own else known, queries=args.queries)
+            if own:
+                for file in (work / "mini.part" / "datasets").glob(f"mini_{code}_*"):
+                    file.rename(file.with_name(file.name.replace(f"mini_{code}_", "mini_en_", 1)))
+            (work / "mini.part").rename(folder)
+        folders[code] = folder
+    return folders
+
+
+def scored(
+    model: SentenceTransformer,
+    teacher: SentenceTransformer,
+    rows: object,
+    codes: Sequence[str],
+    data: dict[str, Path],
+    note: Path,
+) -> dict[str, Scores]:
+    """`{set: {language: {task: 0 to 1}}}`; sets are "held out" and, where `data` has it, "MMMEBMini"."""
+    if note.is_file():
+        return json.loads(note.read_text("utf-8"))
+    found = parallel_evaluator(rows, codes, teacher)(model)
+    ways = {"en → x": "src2trg_accuracy", "x → en": "trg2src_accuracy"}
+    scores = {
+        "held out": {
+            code: {way: float(found[f"{code}_{key}"]) for way, key in ways.items()} for code in codes
+        }
+    }
+    if data:
+        encoder = MMMEBEncoder(model)
+        scores["MMMEBMini"] = {
+            code: evaluate_mini(
+                encoder, languages=[code if code in PUBLISHED else "en"], data_root=folder
+            ).popitem()[1]
+            for code, folder in data.items()
+        }
+    note.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
+    return scores
+
+
+def tables(before: dict[str, Scores], after: dict[str, Scores]) -> list[str]:
+    """Before and after as Markdown, a table a set of scores."""
+    return [f"{name}\n\n{score_table(before[name], after[name])}" for name in before]
+
+
+def training(args: argparse.Namespace, codes: Sequence[str], corpus: Path, out: Path) -> list[str]:
+    """The command line of `recipes.distill`."""
+    usual = SMALL if args.mini else LARGE
+    own = {key: getattr(args, key.replace("-", "_")) for key in usual}
+    chosen = {key: usual[key] if value is None else value for key, value in own.items()}
+    options = {
+        "student": args.model,
+        "corpus": corpus,
+        "languages": ",".join(codes),
+        "out": out,
+        "warmup": max(chosen["steps"] // 20, 0),
+        "max-grad-norm": 1 if args.mini else 0.3,
+        "eval-rows": 0,
+        "save-steps": 100,
+        "seed": args.seed,
+    }
+    options |= {key: value for key, value in chosen.items() if value}
+    options |= {"lora": args.lora} if args.lora else {}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    words += ["--bf16"] if args.bf16 else []
+    begun = out.with_name(out.name + ".partial") / "arguments.json"
+    return words + (["--resume"] if begun.is_file() else [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What was translated, on disk: one line a batch, each text with its language and its translation.
+
+Nothing is kept by its place. A line that a kill or a full disk cut off is no JSON: it is passed
+over, and its batch is done again. Lines of several processes add up to one memory.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+Key = tuple[str, str]  # language, English text
+
+
+class Memory:
+    """The translations of a work folder, and the file that this process adds to.
+
+    Args:
+        folder: where the lines of all processes lie, `shard-1-of-4.jsonl` and so on.
+        shard: this process' number, from 0, and how many there are.
+    """
+
+    def __init__(self, folder: Path, shard: tuple[int, int] = (0, 1)) -> None:
+        self.folder = folder
+        self.path = folder / f"shard-{shard[0] + 1}-of-{shard[1]}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.known = read_memory([folder])
+
+    def add(self, code: str, texts: Sequence[str], translations: Sequence[str | None]) -> None:
+        """Keep a batch: on disk first, whole or not at all.
+
+        Raises:
+            ValueError: the disk is full, or does not take it for another reason.
+        """
+        pairs = list(zip(texts, translations, strict=True))
+        line = json.dumps({"to": code, "texts": pairs}, ensure_ascii=False) + "\n"
+        append_line(self.path, line)
+        self.known |= {(code, text): said for text, said in pairs}
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line and wait until the disk has it; a torn line before it is closed off first.
+
+    Raises:
+        ValueError: what the system says, and that the same command goes on where it stopped.
+    """
+    data = line.encode()
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if torn(handle):
+                data = b"\n" + data
+            while data:
+                data = data[os.write(handle, data) :]
+            if os.path.isfile(path):  # a device or a pipe has nothing to wait for
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: {error.strerror}; what was translated before is kept: "
+            "make room, then run the same command again"
+        ) from error
+
+
+def torn(handle: int) -> bool:
+    """Whether a file ends in the middle of a line."""
+    size = os.fstat(handle).st_size
+    return size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+
+
+def read_memory(places: Iterable[Path]) -> dict[Key, str | None]:
+    """All translations in folders and files; torn lines are passed over.
+
+    Raises:
+        ValueError: a place that is not there.
+    """
+    known: dict[Key, str | None] = {}
+    for place in places:
+        if not place.exists():
+            raise ValueError(
+                f"{place}: no such memory; give the folder OUT.work of another run, or a file of it"
+            )
+        for path in sorted(place.glob("shard-*.jsonl")) if place.is_dir() else [place]:
+            with path.open("rb") as lines:
+                for line in lines:
+                    known |= batch_of(line)
+    return known
+
+
+def batch_of(line: bytes) -> dict[Key, str | None]:
+    """The translations of one line; of a torn one, none.
+
+    >>> batch_of(b'{"to": "it", "texts": [["dog", "cane"]]}')
+    {('it', 'dog'): 'cane'}
+    >>> batch_of(b'{"to": "it", "texts": [["dog", "ca')
+    {}
+    """
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return {(record["to"], text): said for text, said in record["texts"]}
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        ValueError: what the system says, and what to do.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ValueError(
+            f"{path}: {error.strerror}; the translations are kept: make room, then run the same command again"
+        ) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def check_run(folder: Path, settings: Mapping[str, str | int]) -> None:
+    """Note what a run is, or refuse to go on with one that is another; languages may be added.
+
+    Raises:
+        ValueError: translator, corpus or another setting differs from what the folder was begun with.
+    """
+    path = folder / "run.json"
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if changed := [key for key in settings if key in before and settings[key] != before[key]]:
+        told = ", ".join(f"{key} {before[key]!r} -> {settings[key]!r}" for key in changed)
+        raise ValueError(
+            f"{folder} was begun otherwise ({told}); run with the same, pass --overwrite to drop it, or "
+            f"take what it has over into another --out with --memory {folder}"
+        )
+    if settings.keys() - before.keys():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, [json.dumps(before | dict(settings), ensure_ascii=False, indent=2) + "\n"])

@@ -1,0 +1,143 @@
+"""From rows and what was translated to the rows that are kept, and why the others are not."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recipes.corpus.checks import contents, refusal, similarities
+from recipes.corpus.fields import join_fields
+from recipes.corpus.memory import Key
+from recipes.corpus.repair import repair
+from xvlm2vec_st.parallel import ParallelRow
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A translation that is not kept, or (language "") a row that was not translated at all."""
+
+    id: str
+    language: str
+    reason: str
+    detail: str
+    english: str
+    translation: str | None = None
+
+
+@dataclass
+class Merged:
+    """The kept rows and what was refused, both in the sources' order."""
+
+    kept: list[ParallelRow] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+def without_picture(rows: Sequence[ParallelRow]) -> tuple[list[ParallelRow], list[Refused]]:
+    """(rows whose picture is there, the others by name); each file is looked up once."""
+    there: dict[str, bool] = {}
+    good, refused = [], []
+    for row in rows:
+        if row.image is not None and row.image not in there:
+            there[row.image] = os.path.isfile(row.image)
+        if row.image is None or there[row.image]:
+            good.append(row)
+        else:
+            refused.append(Refused(row.id, "", "picture", f"{row.image} not found", row.english))
+    return good, refused
+
+
+def merge(
+    rows: Sequence[ParallelRow],
+    codes: Sequence[str],
+    known: Mapping[Key, str | None],
+    *,
+    too_long: frozenset[Key] | set[Key] = frozenset(),
+    skip: Sequence[str] = (),
+    complete: bool = True,
+) -> Merged:
+    """Join fields, repair, check. A row of which no translation is kept is left out.
+
+    `complete`: every field was to be translated; otherwise only what the sources have is looked at.
+
+    Raises:
+        ValueError: a field that was never translated.
+    """
+    merged = Merged()
+    for row in rows:
+        kept = {}
+        for code in codes:
+            translation = row.translations.get(code)
+            lacking = None
+            if translation is None and complete:
+                translation, lacking = joined(row, code, known, too_long)
+            elif translation is None:
+                lacking = ("untranslated", "the source has none")
+            text = repair(row.english, translation, code) if translation else ""
+            why = lacking or refusal(row.english, text, code, skip=skip)
+            if why is None:
+                kept[code] = text
+            else:
+                merged.refused.append(Refused(row.id, code, *why, row.english, translation))
+        if kept:
+            merged.kept.append(ParallelRow(row.id, row.image, row.english, kept))
+    return merged
+
+
+def joined(
+    row: ParallelRow, code: str, known: Mapping[Key, str | None], too_long: frozenset[Key] | set[Key]
+) -> tuple[str | None, tuple[str, str] | None]:
+    """(a row's translation, None) or (None, why there is none)."""
+    lacking: list[tuple[str, str]] = []
+
+    def translated(text: str) -> str:
+        if (code, text) in too_long:
+            lacking.append(("long", f"{len(text):,} characters are more than the translator takes"))
+            return "?"
+        if (code, text) not in known:
+            raise ValueError(f"row {row.id}: {text[:60]!r} was not translated into {code!r}; run again")
+        if known[code, text] is None:
+            lacking.append(("unfinished", "the translator's answer had no end"))
+            return "?"
+        return known[code, text]
+
+    text = join_fields(row.english, code, translated)
+    return (None, lacking[0]) if lacking else (text, None)
+
+
+def judge(merged: Merged, model: object, least: float) -> Merged:
+    """Refuse what a cross-lingual embedder finds unlike: cosine of English and translation below `least`."""
+    pairs = [
+        contents(row.english, text, code) for row in merged.kept for code, text in row.translations.items()
+    ]
+    scores = iter(similarities(model, pairs))
+    out = Merged(refused=list(merged.refused))
+    for row in merged.kept:
+        kept = {}
+        for code, text in row.translations.items():
+            score = next(scores)
+            if score >= least:
+                kept[code] = text
+            else:
+                out.refused.append(
+                    Refused(row.id, code, "quality", f"similarity {score:.2f}", row.english, text)
+                )
+        if kept:
+            out.kept.append(ParallelRow(row.id, row.image, row.english, kept))
+    return out
+
+
+def corpus_lines(rows: Sequence[ParallelRow], folder: Path) -> Iterator[str]:
+    """Rows as lines of a parallel corpus, their pictures relative to the corpus' folder."""
+    for row in rows:
+        image = None
+        if row.image is not None:
+            image = Path(os.path.relpath(row.image, folder)).as_posix()
+        record = {"id": row.id, "image": image, "en": row.english, **row.translations}
+        yield json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def refused_lines(refused: Sequence[Refused]) -> Iterator[str]:
+    """What was refused, one JSON object a line."""
+    for entry in refused:
+        yield json.dumps(vars(entry), ensure_ascii=False) + "\n"

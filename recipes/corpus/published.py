@@ -1,0 +1,157 @@
+"""The published data: MMEB-train by subset, and the authors' parallel file."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+
+from recipes.corpus.files import parquet_records
+from xvlm2vec_st.parallel import ParallelRow
+
+MMEB = "TIGER-Lab/MMEB-train"
+MMEB_REVISION = "0c3f4b8"
+# The subsets that the paper translates; HatefulMemes, DocVQA and the like it leaves out.
+SUBSETS = (
+    "A-OKVQA",
+    "CIFAR_100",
+    "CIRR",
+    "FashionIQ",
+    "ImageNet-A",
+    "ImageNet-R",
+    "ImageNet_1K",
+    "MSCOCO",
+    "MSCOCO_i2t",
+    "MSCOCO_t2i",
+    "N24News",
+    "NIGHTS",
+    "OK-VQA",
+    "SUN397",
+    "VOC2007",
+    "VisDial",
+    "Visual7W",
+    "Visual7W-pointing",
+    "VisualNews_i2t",
+    "VisualNews_t2i",
+    "WebQA",
+)
+SIDES = {
+    "qry": ("qry", "qry_image_path"),
+    "pos": ("pos_text", "pos_image_path"),
+    "neg": ("neg_text", "neg_image_path"),
+}
+IMAGE_TOKEN = "<|image_1|>"
+
+
+def check_subsets(subsets: Sequence[str]) -> None:
+    """Refuse names that are no subsets.
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones.
+
+    >>> check_subsets(["MSCOCO_i2t"])
+    """
+    for name in subsets:
+        if name not in SUBSETS:
+            close = difflib.get_close_matches(name, SUBSETS, n=3, cutoff=0.3)
+            raise ValueError(f"unknown subset {name!r}; {', '.join(close or SUBSETS)}")
+
+
+def download_mmeb(subsets: Sequence[str]) -> Path:
+    """MMEB-train's tables of some subsets, from the Hub at the pinned revision; not its pictures."""
+    # A short hash is no revision for the Hub's download routes: it is looked up first.
+    commits = HfApi().list_repo_commits(MMEB, repo_type="dataset")
+    revision = next(c.commit_id for c in commits if c.commit_id.startswith(MMEB_REVISION))
+    patterns = [f"{subset}/*.parquet" for subset in subsets]
+    return Path(snapshot_download(MMEB, repo_type="dataset", revision=revision, allow_patterns=patterns))
+
+
+def mmeb_records(data: Path, subset: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(row number, record) of a subset, from `data/SUBSET/*.parquet`, of several splits the original one.
+
+    Raises:
+        ValueError: no table of the subset.
+    """
+    files = sorted((data / subset).glob("*.parquet"))
+    files = [file for file in files if file.name.startswith("original")] or files
+    if not files:
+        raise ValueError(f"{data / subset}: no parquet file; pass --mmeb-data with a copy of {MMEB}")
+    number = 0
+    for file in files:
+        for record in parquet_records(file):
+            yield number, record
+            number += 1
+
+
+def mmeb_rows(
+    number: int, record: Mapping[str, Any], subset: str, images: Path
+) -> tuple[list[ParallelRow], list[tuple[str, str, str]]]:
+    """(a row for each side that has a text, (id, what is wrong, text) of the others).
+
+    A side has a picture if and only if its text has the image token and its path is not empty; one
+    without the other is refused.
+
+    >>> record = {"qry": "<|image_1|>\\nWhat is it?", "qry_image_path": "a.jpg", "pos_text": "dog"}
+    >>> [(r.id, r.image, r.english) for r in mmeb_rows(7, record, "OK-VQA", Path("data"))[0]]
+    [('OK-VQA/7/qry', 'data/a.jpg', 'What is it?'), ('OK-VQA/7/pos', None, 'dog')]
+    """
+    rows, wrong = [], []
+    for side, (text_column, path_column) in SIDES.items():
+        text, path = record.get(text_column), record.get(path_column)
+        if text_column not in record and side != "neg":
+            raise ValueError(f"{subset}, row {number}: no column {text_column!r}; it has {', '.join(record)}")
+        row_id = f"{subset}/{number}/{side}"
+        english = without_token(text or "")
+        if not english.strip():
+            continue
+        if bool(path) != (IMAGE_TOKEN in text):
+            token = "an" if IMAGE_TOKEN in text else "no"
+            wrong.append((row_id, f"{path_column} is {path!r}, the text has {token} image token", english))
+        else:
+            rows.append(ParallelRow(row_id, str(images / path) if path else None, english, {}))
+    return rows, wrong
+
+
+def without_token(text: str) -> str:
+    r"""A text without the image token and the line break after it: the template places the picture.
+
+    >>> without_token("<|image_1|>\nRepresent the given image.\n")
+    'Represent the given image.\n'
+    """
+    return text.replace(f"{IMAGE_TOKEN}\n", "").replace(IMAGE_TOKEN, "").lstrip()
+
+
+def authors_row(
+    record: Mapping[str, Any],
+    number: int,
+    root: Path,
+    language: str | None,
+    languages: Sequence[str],
+) -> ParallelRow:
+    """A record of the authors' file (`id, text_en, text_lang, img_en, img_lang`) as a row.
+
+    Its language: a field `lang` or `language`, else `language`, else the only one asked for. Ids
+    repeat from language to language, so the line's number is part of ours.
+
+    Raises:
+        ValueError: a text is missing, the language is not told, or the pictures of both sides differ.
+
+    >>> record = {"id": "3", "text_en": "<|image_1|>\\na dog", "text_lang": "un cane", "img_en": "3.jpg"}
+    >>> authors_row(record, 9, Path("data"), None, ["it"])
+    ParallelRow(id='3#9', image='data/3.jpg', english='a dog', translations={'it': 'un cane'})
+    """
+    where = f"line {number}, id {record.get('id')!r}"
+    code = record.get("lang") or record.get("language") or language
+    code = code or (languages[0] if len(languages) == 1 else None)
+    if not isinstance(code, str):
+        raise ValueError(f"{where}: the language of text_lang is not told; pass --source-language")
+    english, said = (without_token(record.get(key) or "") for key in ("text_en", "text_lang"))
+    if not english.strip():
+        raise ValueError(f"{where}: text_en is {record.get('text_en')!r}; every row needs one")
+    ours, theirs = record.get("img_en") or None, record.get("img_lang") or None
+    if ours != theirs and theirs is not None:
+        raise ValueError(f"{where}: img_en is {ours!r} and img_lang {theirs!r}; a row has one picture")
+    image = None if ours is None else str(root / ours)
+    said = {code: said} if code in languages else {}
+    return ParallelRow(f"{record.get('id', '')}#{number}", image, english, said)

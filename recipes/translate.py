@@ -1,0 +1,251 @@
+"""From English rows to a parallel corpus: translate, check, repair; killed, it goes on where it was.
+
+    python -m recipes.translate --corpus english.jsonl --to it es fr de pt ja --out parallel.jsonl
+    python -m recipes.translate --mmeb MSCOCO_i2t A-OKVQA --limit 10000 --to it --out parallel.jsonl
+    python -m recipes.translate --corpus messages.po --to it --translator none --out parallel.jsonl
+    python -m recipes.translate --corpus cldr --to pt zh --translator none --out names.jsonl   # offline
+
+Needs `pip install ".[train,corpus]"`. The work lies in OUT.work until all is done; run the same command
+again to go on. Several processes: `--shard 1/4` to `--shard 4/4`, then once without; or
+`accelerate launch --num_processes 4 -m recipes.translate …`. Beside OUT: OUT's report as .md and .html,
+and what was refused, as .refused.jsonl.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+
+from recipes.corpus import report
+from recipes.corpus.checks import CHECKS
+from recipes.corpus.dictionary import mini_dictionary
+from recipes.corpus.languages import language
+from recipes.corpus.memory import Memory, check_run, read_memory, write_whole
+from recipes.corpus.merge import (
+    Merged,
+    Refused,
+    corpus_lines,
+    judge,
+    merge,
+    refused_lines,
+    without_picture,
+)
+from recipes.corpus.published import SUBSETS, check_subsets, download_mmeb, mmeb_records, mmeb_rows
+from recipes.corpus.sources import Options, read_sources, sample
+from recipes.corpus.translators import DTYPES, MADLAD, Translator, load_translator
+from recipes.corpus.work import Tally, digest, plan, wanted_fields, waste_of, work_through
+from xvlm2vec_st.parallel import ParallelRow, check_languages
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, by theme."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group("corpus").add_argument
+    add("--corpus", nargs="+", default=[], metavar="SOURCE", help="files and datasets; docs/corpus.md")
+    add("--mmeb", nargs="+", default=[], metavar="SUBSET", help=f"of MMEB-train; 'all': {', '.join(SUBSETS)}")
+    add("--mmeb-data", type=Path, metavar="FOLDER", help="a copy of MMEB-train; default: the Hub's")
+    add("--images", type=Path, help="the folder of the pictures; default: the source's own")
+    add("--no-picture-check", action="store_true", help="keep rows whose picture is not there yet")
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="as in en=caption image=file id=key")
+    add("--source-language", help="of a parallel source that does not tell it")
+    add("--limit", type=int, help="rows a source or subset, drawn with --seed; default: all")
+    add("--seed", type=int, default=0)
+    add = parser.add_argument_group("result").add_argument
+    add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh")
+    add("--out", type=Path, required=True, help="the new file, JSON lines")
+    add("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
+    add("--memory", nargs="+", type=Path, default=[], help="OUT.work folders whose translations to take over")
+    add("--keep-work", action="store_true", help="leave OUT.work, for --memory")
+    add = parser.add_argument_group("translator").add_argument
+    add("--translator", default=MADLAD, help="a seq2seq or chat model; cldr: the mini world's names; none")
+    add("--dtype", choices=tuple(DTYPES), default="fp32")
+    add("--device", help="default: a GPU where there is one")
+    add("--device-map", choices=("auto",), help="spread one model over several devices")
+    add("--beams", type=int, default=1, help="1: greedy")
+    add("--batch-tokens", type=int, default=4096, help="tokens a batch; lower it when memory runs out")
+    add("--shard", metavar="K/N", help="do only the K-th of N parts of the work; merged by a run without")
+    add = parser.add_argument_group("checks").add_argument
+    add("--skip-check", nargs="+", default=[], choices=tuple(CHECKS), help="reasons not to refuse for")
+    add("--quality", metavar="MODEL", help="a cross-lingual embedder that judges each translation")
+    add("--quality-min", type=float, default=0.5, help="least cosine of English and translation")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
+    """Translate as the command line says; returns OUT. `translator`: instead of --translator's."""
+    args = parse_args(argv)
+    work = args.out.with_name(args.out.name + ".work")
+    shard = check_arguments(args, work)
+
+    # 1. Rows: everything that can be wrong with the sources shows before a translator is loaded.
+    rows, refused = read_rows(args)
+    if not args.no_picture_check:
+        rows, missing = without_picture(rows)
+        refused += missing
+    for entry in refused[:10]:
+        print(f"refused: row {entry.id}: {entry.detail}")
+    print(f"{len(rows):,} English rows, {len(refused):,} refused for their picture")
+
+    # 2. Translate what is not known, batch by batch, into OUT.work.
+    translator = translator or choose_translator(args)
+    known, too_long, tally = translate_rows(rows, translator, args, work, shard)
+    print(tally)
+    if args.shard:
+        print(f"shard {args.shard} done; when all are, run the same command without --shard to merge")
+        return args.out
+
+    # 3. Join, repair, check, report; OUT appears last and whole.
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        known = read_memory([*args.memory, work]) if work.is_dir() else known
+        merged = merge(
+            rows, args.to, known, too_long=too_long, skip=args.skip_check, complete=translator is not None
+        )
+        merged.refused[:0] = refused
+        if args.quality:
+            merged = judge(merged, SentenceTransformer(args.quality), args.quality_min)
+        write_results(merged, args, tally, translator.name if translator else "none")
+        if work.is_dir() and not args.keep_work:
+            shutil.rmtree(work)
+    return args.out
+
+
+def check_arguments(args: argparse.Namespace, work: Path) -> tuple[int, int]:
+    """Refuse what cannot be done, and clear what --overwrite drops; returns (this shard, how many).
+
+    Raises:
+        ValueError: no source; OUT exists; an unknown language, subset, column or shard.
+    """
+    if not args.corpus and not args.mmeb:
+        raise ValueError("no source: pass --corpus FILE, or --mmeb SUBSET")
+    check_languages(args.to)
+    for code in args.to:
+        language(code)
+    args.mmeb = list(SUBSETS) if args.mmeb == ["all"] else args.mmeb
+    check_subsets(args.mmeb)
+    if wrong := [pair for pair in args.columns if "=" not in pair]:
+        raise ValueError(f"--columns {wrong[0]}: give OURS=THEIRS, as in en=caption")
+    state = PartialState()
+    shard = (state.process_index, state.num_processes)
+    if args.shard:
+        number, _, count = args.shard.partition("/")
+        if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+            raise ValueError(f"--shard {args.shard}: give K/N, K from 1 to N, as in 1/4")
+        shard = (int(number) - 1, int(count))
+    if args.out.exists() and not args.overwrite:
+        raise ValueError(f"{args.out} exists; choose another --out, or pass --overwrite")
+    if args.overwrite and args.shard:
+        raise ValueError(
+            f"--overwrite with --shard would drop the other shards' work; remove {work} yourself"
+        )
+    if args.overwrite and state.is_main_process:
+        args.out.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+    state.wait_for_everyone()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    return shard
+
+
+def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused]]:
+    """(rows of all sources, sides of MMEB rows whose picture and text do not agree)."""
+    options = Options(
+        languages=args.to,
+        columns=dict(pair.split("=", 1) for pair in args.columns),
+        images=args.images,
+        pictures=args.out.with_suffix(".pictures"),
+        limit=args.limit,
+        seed=args.seed,
+        source_language=args.source_language,
+    )
+    rows = read_sources(args.corpus, options) if args.corpus else []
+    refused: list[Refused] = []
+    if args.mmeb:
+        data = args.mmeb_data or download_mmeb(args.mmeb)
+        for subset in args.mmeb:
+            chosen = sample(mmeb_records(data, subset), args.limit, f"{args.seed}/{subset}")
+            for number, record in chosen:
+                good, wrong = mmeb_rows(number, record, subset, args.images or data)
+                rows += good
+                refused += [Refused(i, "", "picture", detail, english) for i, detail, english in wrong]
+    return rows, refused
+
+
+def choose_translator(args: argparse.Namespace) -> Translator | None:
+    """The translator that --translator names, its languages checked.
+
+    Raises:
+        ValueError: a language that it does not know, with the nearest.
+    """
+    if args.translator == "none":
+        return None
+    if args.translator == "cldr":
+        return mini_dictionary(args.to)
+    translator = load_translator(
+        args.translator, dtype=args.dtype, device=args.device, beams=args.beams, device_map=args.device_map
+    )
+    for code in args.to:
+        translator.check_language(code)
+    return translator
+
+
+def translate_rows(
+    rows: Sequence[ParallelRow],
+    translator: Translator | None,
+    args: argparse.Namespace,
+    work: Path,
+    shard: tuple[int, int],
+) -> tuple[dict, set, Tally]:
+    """(what is known now, what is too long, what was done).
+
+    Raises:
+        ValueError: a run of another kind in OUT.work; what the translator and the memory raise.
+    """
+    wanted = wanted_fields(rows, args.to)
+    base = read_memory(args.memory)
+    asked = sum(sum(fields.values()) for fields in wanted.values())
+    texts = {code: [t for t in fields if (code, t) not in base] for code, fields in wanted.items()}
+    if translator is None or not any(texts.values()):
+        return base, set(), Tally(asked=asked, unique=sum(map(len, wanted.values())))
+    for code in args.to:
+        translator.check_language(code)
+    batches, too_long = plan(texts, translator, args.batch_tokens)
+    print(
+        f"{len(batches):,} batches of at most {args.batch_tokens:,} tokens, padding {waste_of(batches):.1%}"
+    )
+    settings = {"translator": translator.name, "batch-tokens": args.batch_tokens}
+    check_run(work, settings | {f"corpus {code}": digest(fields) for code, fields in texts.items()})
+    memory = Memory(work, shard)
+    memory.known |= base
+    tally = work_through(batches, translator, memory, shard=shard, batch_tokens=args.batch_tokens)
+    tally.asked = asked
+    return memory.known, too_long, tally
+
+
+def write_results(merged: Merged, args: argparse.Namespace, tally: Tally, translator: str) -> None:
+    """The report, what was refused, and at last the corpus.
+
+    Raises:
+        ValueError: nothing was kept; the disk is full.
+    """
+    out, told = args.out, (merged, args.to, tally, translator)
+    write_whole(out.with_suffix(".report.md"), [report.markdown(*told)])
+    write_whole(out.with_suffix(".report.html"), [report.html_page(*told)])
+    write_whole(out.with_suffix(".refused.jsonl"), refused_lines(merged.refused))
+    kept = sum(len(row.translations) for row in merged.kept)
+    if not kept:
+        raise ValueError(f"no translation was kept; {out.with_suffix('.report.md')} tells why")
+    write_whole(out, corpus_lines(merged.kept, out.parent))
+    print(
+        f"{out}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
+        f"{out.with_suffix('.report.html')}"
+    )
+
+
+if __name__ == "__main__":
+    main()
