@@ -21,9 +21,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
+    AutoProcessor,
     CLIPVisionConfig,
     Idefics3Config,
     Idefics3Processor,
@@ -48,7 +51,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from xvlm2vec_st.build import build
+from xvlm2vec_st import build
+from xvlm2vec_st.families import image_backend
 from xvlm2vec_st.phi3v import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 
 VIDEO = {"qwen2_vl": (), "qwen2_5_vl": (), "qwen3_vl": (), "smolvlm": ("num2words",)}
@@ -235,3 +239,26 @@ def picture(seed: int = 0, width: int = 60, height: int = 40) -> Image.Image:
     return Image.fromarray(
         torch.randint(0, 255, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
     )
+
+
+@torch.no_grad()
+def by_hand(folder: Path, text: str, image: Image.Image | None = None, model: Any = None) -> torch.Tensor:
+    """Raw processor, raw model, the last state after the final norm, normalised. No ST, no template."""
+    config = AutoConfig.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, backend=image_backend(config.model_type))
+    model = model or AutoModelForImageTextToText.from_pretrained(folder).model
+    inputs = processor(text=[text], images=None if image is None else [image], return_tensors="pt")
+    return torch.nn.functional.normalize(model(**inputs).last_hidden_state[0, -1], dim=0)
+
+
+def damaged(
+    folder: Path, source: Path, change: Callable[[dict], dict] | None = None, keep: int | None = None
+) -> Path:
+    """A copy of a checkpoint or adapter with changed weights, or only the first `keep` bytes of them."""
+    shutil.copytree(source, folder)
+    file = next(folder.glob("*model.safetensors"))
+    if change:
+        save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    if keep:
+        file.write_bytes(file.read_bytes()[:keep])
+    return folder

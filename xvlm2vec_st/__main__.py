@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xvlm2vec_st.build import DTYPES, build
+from xvlm2vec_st.checkpoint import DTYPES, build
 
 
 def parser() -> argparse.ArgumentParser:
