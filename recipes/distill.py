@@ -98,12 +98,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
     # 1. Corpus and models: everything that can be wrong shows before anything is written.
     data = load_parallel(args.corpus, languages, images=args.images)
     set_seed(args.seed)
-    teacher = SentenceTransformer(args.teacher or args.student)
     student = SentenceTransformer(args.student)
-    loss = MultilingualDistillationLoss(student, teacher, image_part=args.variant == "image")
     prepare(student, args)
+    # A student that learns an adapter only is its own teacher, with the adapter off.
+    own = args.lora and not args.teacher
+    teacher = None if own else SentenceTransformer(args.teacher or args.student)
+    loss = MultilingualDistillationLoss(student, teacher, image_part=args.variant == "image")
     train_rows, held_out = split(data, args.eval_rows, args.seed)
-    evaluator = parallel_evaluator(held_out, languages, teacher) if held_out is not None else None
+    evaluator = parallel_evaluator(held_out, languages, teacher or student) if held_out is not None else None
 
     # 2. Train, in OUT.partial.
     work.mkdir(parents=True, exist_ok=True)

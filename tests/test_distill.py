@@ -210,6 +210,6 @@ def test_the_image_backend_is_decided_by_the_folder_not_by_what_is_installed(tra
 
 
 def test_lora_presets_name_the_families_there_are():
-    with pytest.raises(ValueError, match="no LoRA preset for 'bert'; there is one for llava"):
+    with pytest.raises(ValueError, match="no LoRA preset for 'bert'; there is one for phi3_v"):
         lora_config("bert")
     assert lora_config("llava", rank=4, dora=True).use_dora

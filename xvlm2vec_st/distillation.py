@@ -16,7 +16,7 @@ from xvlm2vec_st.states import (
     sentence_state,
     token_states,
 )
-from xvlm2vec_st.teacher import FrozenTeacher
+from xvlm2vec_st.teacher import AdapterTeacher, FrozenTeacher, Teacher
 
 
 def distillation_parts(english: Tensor, translated: Tensor, target: Tensor, row: Tensor) -> dict[str, Tensor]:
@@ -52,11 +52,13 @@ class MultilingualDistillationLoss(nn.Module):
 
     Args:
         model: the student, Transformer + Pooling (+ Normalize).
-        teacher: the frozen English model, of the same width and pooling.
+        teacher: the frozen English model, of the same width and pooling. None: the student with its
+            adapter off, which is the model that it started from and takes no memory.
         image_part: whether to add the image variant's terms.
 
     Raises:
-        ValueError: student and teacher are one object, or differ in width or pooling.
+        ValueError: student and teacher are one object, or differ in width or pooling; no teacher, and
+            a student that learns more than an adapter.
 
     Example::
 
@@ -65,15 +67,16 @@ class MultilingualDistillationLoss(nn.Module):
     """
 
     def __init__(
-        self, model: SentenceTransformer, teacher: SentenceTransformer, *, image_part: bool = False
+        self, model: SentenceTransformer, teacher: SentenceTransformer | None = None, *, image_part: bool = False
     ) -> None:
         super().__init__()
-        check_pair(model, teacher)
+        if teacher is not None:
+            check_pair(model, teacher)
         self.model = model
         self.pooling = pooling_of(model)
         self.image_part = image_part
         self.marks = image_marks(model) if image_part else ()
-        self.teacher = FrozenTeacher(teacher)
+        self.teacher: Teacher = AdapterTeacher(model) if teacher is None else FrozenTeacher(teacher)
 
     def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None

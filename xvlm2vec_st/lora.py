@@ -2,9 +2,15 @@
 
 from peft import LoraConfig
 
-# A regular expression on module names, for `q_proj, v_proj` alone also hits vision towers.
+# Regular expressions on module names, for `q_proj, v_proj` alone also hits vision towers.
+LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 TARGETS = {
-    "llava": r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+    "phi3_v": r"model\.layers\..*\.(qkv_proj|o_proj|gate_up_proj|down_proj)",
+    **dict.fromkeys(
+        ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+        rf"language_model\.layers\..*\.{LINEAR}",
+    ),
+    **dict.fromkeys(("idefics3", "smolvlm"), rf"text_model\.layers\..*\.{LINEAR}"),
 }
 
 

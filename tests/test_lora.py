@@ -1,0 +1,64 @@
+"""Target presets: the language model's linear layers, all of them, and nothing else."""
+
+import re
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
+from xvlm2vec_st.lora import TARGETS
+from xvlm2vec_st.teacher import AdapterTeacher, FrozenTeacher
+
+VISION = re.compile("vision|visual|connector|projector|img_")
+
+
+def adapted(family, seed=0, **options):
+    model = SentenceTransformer(str(tiny.embedder(family)))
+    model.add_adapter(lora_config(family, rank=2, alpha=4, **options))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@tiny.every_family
+def test_the_language_model_only(family):
+    plain = dict(SentenceTransformer(str(tiny.embedder(family)))[0].model.named_modules())
+    linear = {name for name, module in plain.items() if isinstance(module, nn.Linear) and ".layers." in name}
+    expected = {name for name in linear if not VISION.search(name)}
+    holders = {
+        name.split(".lora_")[0] for name, _ in adapted(family)[0].model.named_parameters() if "lora_" in name
+    }
+    assert holders == expected and expected
+    assert len(expected) < len(linear), "the tower has linear layers of its own, which are left alone"
+    learning = [name for name, p in adapted(family).named_parameters() if p.requires_grad]
+    assert all("lora_" in name for name in learning)
+
+
+@tiny.every_family
+def test_with_its_adapter_off_the_student_is_the_base(family):
+    base, student = SentenceTransformer(str(tiny.embedder(family))), adapted(family, dropout=0.5)
+    student.train()
+    inputs = [{"image": tiny.picture(), "text": "what?"}, {"image": tiny.picture(), "text": "who?"}]
+    features = student.preprocess(inputs)
+    expected = FrozenTeacher(base).states(features)["token_embeddings"]
+    found = AdapterTeacher(student).states(features)["token_embeddings"]
+    assert torch.equal(found, expected) and not found.requires_grad
+    assert student.training
+    on = student(dict(features))["token_embeddings"]
+    assert (on - expected).abs().max() > 1e-3, "the adapter does nothing: nothing compared"
+
+
+def test_no_teacher_needs_a_student_that_learns_an_adapter_only():
+    with pytest.raises(ValueError, match="its own teacher only where"):
+        MultilingualDistillationLoss(SentenceTransformer(str(tiny.embedder("llava"))))
+
+
+def test_unknown_family():
+    with pytest.raises(ValueError, match="llava_next"):
+        lora_config("gemma3")
+    assert set(TARGETS) == set(tiny.MAKERS)
