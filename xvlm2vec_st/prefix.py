@@ -57,7 +57,6 @@ def plan_rows(
     *,
     limit: int,
     boundary: int | None = None,
-    widths: int = 1,
 ) -> Plan:
     """Lay out a batch.
 
@@ -68,9 +67,9 @@ def plan_rows(
         limit: tokens of a stretch at most; a larger group is split, a single row never.
         boundary: rows up to this length and rows beyond are kept apart (rotary factors that
             change with a row's length).
-        widths: packed rows are as wide as the longest stretch, or as this where it is more.
 
-    Stretches keep the order of their groups' first rows; rows of no group fill what room is left.
+    Packed rows are as wide as the longest stretch. Stretches keep the order of their groups' first
+    rows; rows of no group fill what room is left.
 
     >>> plan = plan_rows(torch.ones(2, 3), torch.tensor([0, 0]), torch.tensor([2, 2]), limit=9)
     >>> plan.slot.tolist(), plan.branch.tolist()
@@ -81,7 +80,7 @@ def plan_rows(
     numbers = [int(g) for g in group.tolist()]
     stretches = group_rows(lengths, numbers, prefix, limit, boundary)
     sizes = [prefix[rows[0]] + sum(lengths[r] - prefix[r] for r in rows) for rows in stretches]
-    width = max(*sizes, widths)
+    width = max(sizes)
     starts, count = fill(sizes, [numbers[rows[0]] >= 0 for rows in stretches], width)
 
     slots = torch.full(attention_mask.shape, -1, dtype=torch.long)
