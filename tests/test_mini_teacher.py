@@ -8,11 +8,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.scenes import Scene, boxes
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import load_world
 from mmmeb_tasks.mini.write import write_benchmark
 from recipes import mini_teacher
-from recipes.mini_model import build_tokenizer
+from recipes.mini_model import build_model, build_tokenizer
+from recipes.mini_tower import patch_labels, train_tower
 
 LANGUAGES = ["en", "it", "es", "fr", "de"]
 
@@ -73,15 +75,38 @@ def test_no_two_targets_of_a_batch_are_the_same(kind):
         assert pairs <= set(train)
 
 
+def test_patches_are_labelled_by_what_stands_at_their_centre():
+    scene = Scene(3, 7, "left", seed=5)
+    labels = patch_labels(scene, 8, 99).view(8, 8)
+    shown = boxes(scene)
+    assert set(labels.unique().tolist()) == {3, 7, 99}
+    for concept, (left, top, right, bottom) in zip((3, 7), shown, strict=True):
+        found = (labels == concept).nonzero() * 12 + 6  # patches of 12 pixels
+        assert found[:, 1].min() >= left and found[:, 1].max() < right
+        assert found[:, 0].min() >= top and found[:, 0].max() < bottom
+    assert set(patch_labels(Scene(3, seed=5), 8, 99).tolist()) == {3, 99}
+
+
+def test_the_tower_learns_and_its_head_is_thrown_away(tmp_path):
+    world = load_world()
+    model = build_model(world, tmp_path / "m")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    pairs, _ = mini_teacher.split_pairs(len(world.concepts))
+    train_tower(model, world, pairs, steps=2, rates=(0.02, 0.003))
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all("vision_tower" in name for name in changed)
+    assert before.keys() == dict(model.named_parameters()).keys()
+
+
 def test_the_recipe_trains_saves_and_writes_a_card(tmp_path, monkeypatch):
     scores = {language: {"i2t": 0.5} for language in LANGUAGES}
     seen = []
     monkeypatch.setattr(mini_teacher, "evaluate_mini", lambda model: seen.append(model) or scores)
-    arguments = ["--steps", "3", "--batch-size", "8"]
+    arguments = ["--tower-steps", "2", "--steps", "3", "--batch-size", "8"]
     mini_teacher.main(["--out", str(tmp_path / "one"), *arguments])
     mini_teacher.main(["--out", str(tmp_path / "two"), *arguments])
     one, two = (SentenceTransformer(str(tmp_path / name)).state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)  # the same seed, the same weights
     assert seen[0][0].model.dtype == torch.float32
     card = (tmp_path / "one" / "README.md").read_text()
-    assert "--steps 3 --batch-size 8" in card and "| en | 50.0 |" in card
+    assert "--tower-steps 2 --steps 3 --batch-size 8" in card and "| en | 50.0 |" in card
