@@ -25,10 +25,8 @@ def plan_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
     """The share of a model's input that is padding, 0 to 1.
 
-    >>> padding_waste([3, 9, 3, 4], [[0, 1, 2, 3]])
-    0.4722222222222222
-    >>> padding_waste([3, 9, 3, 4], [[1], [3, 0], [2]])
-    0.05
+    >>> padding_waste([4, 2], [[0, 1]]), padding_waste([4, 2], [[0], [1]])
+    (0.25, 0.0)
     """
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
     real = sum(lengths[i] for batch in batches for i in batch)

@@ -12,7 +12,7 @@ from functools import cache
 
 from mmmeb_tasks.instructions import OURS, PUBLISHED
 from recipes.corpus.languages import language
-from recipes.corpus.repair import repair_end, strip_artefact
+from recipes.corpus.repair import mark_class, repair_end, strip_artefact
 
 # The other instructions of MMEB-train; `{x}` is the row's own text. Each is translated once.
 MMEB_INSTRUCTIONS = (
@@ -189,7 +189,7 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
                 return ""
             instruction = repair_end(field, said, target) + split.instruction[len(field) :]
         if split.ending:
-            instruction = repair_end("x" + split.ending, instruction, target)
+            instruction += target.marks[mark_class(split.ending, "en") or "stop"]
         instruction = instruction.replace("{x}", own)
     return split.head + instruction + split.tail
 

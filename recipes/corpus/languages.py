@@ -132,5 +132,7 @@ def nearest(code: str, known: Iterable[str]) -> str:
     known = list(known)
     named = [c for c in known if c in LANGUAGES and LANGUAGES[c].name.casefold() == code.casefold()]
     by_iso = [c for c in known if c in LANGUAGES and LANGUAGES[c].iso3 == code]
-    close = named or by_iso or difflib.get_close_matches(code, known, n=3, cutoff=0.4)
+    names = {LANGUAGES[c].name.casefold(): c for c in known if c in LANGUAGES}
+    alike = [names[name] for name in difflib.get_close_matches(code.casefold(), names, n=3, cutoff=0.75)]
+    close = named or by_iso or alike or difflib.get_close_matches(code, known, n=3, cutoff=0.4)
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(known))}"

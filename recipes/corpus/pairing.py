@@ -11,7 +11,7 @@ from recipes.corpus.fields import instruction_table, split_text
 
 # Machine translations of an instruction are not the table's words, but share most of them. German is
 # the hardest: "Finde mir ein Alltagsbild, das zu der angegebenen Bildunterschrift passt".
-ALIKE = 0.6
+ALIKE = 0.5
 
 
 def instruction_of(text: str, code: str) -> str | None:
@@ -55,9 +55,8 @@ def _likeness(wanted: tuple[str, ...], said: tuple[str, ...]) -> float:
 def mismatch(english: str, translation: str, code: str) -> str | None:
     """What two sides ask for where that differs, or None.
 
-    >>> mismatch('Select the portion of the image that isolates the object labeled as "dog"',
-    ...          "Trova una didascalia che descriva l'immagine di tutti i giorni", "it")
-    "'Find an image caption describing the given everyday image' beside 'Select the portion of the image …'"
+    >>> mismatch("Represent the given cropped image of the object", "Rappresenta l'immagine data", "it")
+    "'Represent the given image' beside 'Represent the given cropped image…'"
     >>> mismatch("Represent the given image.", "Rappresenta l'immagine data.", "it")
     """
     asked, said = instruction_of(english, "en"), instruction_of(translation, code)
@@ -65,4 +64,4 @@ def mismatch(english: str, translation: str, code: str) -> str | None:
         # A known instruction whose translation begins otherwise may only be put freely.
         return None
     beside = asked or english.strip()
-    return f"{said!r} beside {beside if len(beside) < 40 else beside[:33] + ' …'!r}"
+    return f"{said!r} beside {beside if len(beside) < 40 else beside[:33] + '…'!r}"

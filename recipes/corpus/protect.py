@@ -16,13 +16,13 @@ PLACEHOLDER = re.compile(
       | \{[^{}\n]{0,40}\}          # {x}
       | %(?:\(\w+\))?[sdif](?!\w)  # %s, %(name)s
       | \[[A-Z]{2,}\]              # [SEP]
-      | https?://\S+ | [\w.+-]+@[\w-]+\.\w+""",
+      | https?://\S+ | [\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}""",
     re.VERBOSE,
 )
 QUOTED = re.compile(r"[\"“„”]([^\"“„”\n]{1,60})[\"“”]|«\s?([^»\n]{1,60}?)\s?»|[「『]([^」』\n]{1,60})[」』]")
 NUMBER = re.compile(r"\d+(?:[.,:'’\u00a0\u202f]\d+)*")
 KEPT = re.compile(rf"(?:{PLACEHOLDER.pattern})|(?:{QUOTED.pattern})", re.VERBOSE)
-KEPT_OR_NUMBER = re.compile(rf"{KEPT.pattern}\n|(?:{NUMBER.pattern})", re.VERBOSE)
+KEPT_OR_NUMBER = re.compile(rf"{KEPT.pattern}|(?:{NUMBER.pattern})", re.VERBOSE)
 
 
 def mask(text: str) -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ ENDING = re.compile(
 # MADLAD's training data leaves "#300000 - " and the like before some translations.
 ARTEFACT = re.compile(r"#\d+\s*[-–—:]\s*")
 # "z.B.", "U.S.", "etc.": a point that belongs to the word.
-ABBREVIATION = re.compile(r"(?:\w\.\w|\b(?:etc|ecc|usw|al|Dr|Mr|Mrs|St|Sr|vs|No)$)")
+ABBREVIATION = re.compile(r"(?:[^\W\d]\.[^\W\d]{1,2}$|\b(?:etc|ecc|usw|al|Dr|Mr|Mrs|St|Sr|vs|No)$)")
 
 
 def repair(english: str, translation: str, code: str) -> str:
@@ -78,7 +78,9 @@ def repair_end(english: str, translation: str, target: Language) -> str:
         return translation
     if found in ("question", "exclamation"):
         core = core.lstrip("¿¡")
-    return core.rstrip() + (target.marks[wanted] if wanted else "") + closers
+    mark = target.marks[wanted] if wanted else ""
+    # 'It says "stop".' or 'He said "stop."': the mark goes where the English has it.
+    return core.rstrip() + (mark + closers if ENDING.match(english)["closers"] else closers + mark)
 
 
 def mark_class(text: str, code: str) -> str | None:

@@ -130,6 +130,8 @@ def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
             record = json.loads(line) if options.columns or number == 1 or '"text_lang"' in line else None
             if isinstance(record, dict) and "text_en" in record and "text_lang" in record:
                 yield authors_row(record, number, root, options.source_language, options.languages)
+            elif options.columns and not isinstance(record, dict):
+                raise ValueError(f"line {number}: a JSON object is needed: {line[:80]!r}")
             elif options.columns:
                 yield record_row(record, number, options, root)
             else:

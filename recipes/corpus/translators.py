@@ -185,9 +185,8 @@ class Seq2Seq(_Generator):
         tries = [code, code.replace("-", "_")]
         if known:
             tries += [f"{known.iso3}_{known.script}", known.iso3]
-        tries += [token for token in self.tokens if token.split("_")[0] == code]  # mBART's pt_XX
-        if "-" in code:
-            tries.append(code.split("-")[0])
+        base = code.split("-")[0]
+        tries += [base, *(token for token in self.tokens if token.split("_")[0] == base)]  # mBART's pt_XX
         for spelling in tries:
             if spelling in self.tokens:
                 return self.tokens[spelling]
