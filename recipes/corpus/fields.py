@@ -189,7 +189,7 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
                 return ""
             instruction = repair_end(field, said, target) + split.instruction[len(field) :]
         if split.ending:
-            instruction += target.marks[mark_class(split.ending, "en") or "stop"]
+            instruction += target.marks.get(mark_class(split.ending, "en"), split.ending)
         instruction = instruction.replace("{x}", own)
     return split.head + instruction + split.tail
 
