@@ -3,5 +3,14 @@
     from mmmeb_tasks.mini.tasks import evaluate_mini
     scores = evaluate_mini(model)                       # {"en": {"i2t": 0.94, ...}, ...}
 
-`files` and `instructions` need nothing but Python; `retrieval` and `encoder` need mteb.
+Importing it adds the tasks, benchmarks and models to mteb, now or when mteb is imported; an
+installation does so when Python starts. `MMMEB_NO_AUTOLOAD=1` switches both off; then
+`mmmeb_tasks.autoload.install()` does it by hand. `files` and `instructions` need nothing but Python.
 """
+
+import os
+
+from mmmeb_tasks.autoload import install
+
+if not os.environ.get("MMMEB_NO_AUTOLOAD"):
+    install()

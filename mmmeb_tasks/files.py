@@ -93,23 +93,43 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
         ValueError: no such file; or, naming file and line: a line that is no JSON object, a field
             that is missing or of another type, no candidates, a picture that is not there.
     """
+    records = read_records(root, dataset, lang, maximum, kind)
+    return _rows(data_file(root, dataset, lang, maximum, kind), records)
+
+
+def _rows(path: Path, records: Iterator[tuple[int, Row | ValueError | None]]) -> Iterator[Row]:
+    for number, row in records:
+        if isinstance(row, ValueError):
+            raise ValueError(f"{path} line {number}: {row}") from row
+        if row is not None:
+            yield row
+
+
+def read_records(
+    root: Path, dataset: str, lang: str, maximum: int, kind: Kind
+) -> Iterator[tuple[int, Row | ValueError | None]]:
+    """Every line of one file: its number, and its row, what is wrong with it, or None (skipped).
+
+    Raises:
+        ValueError: no such file.
+    """
     layout = layout_of(kind)
     path = data_file(root, dataset, lang, maximum, kind)
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob(f"{dataset}_*_formatted_*.jsonl"))
         raise ValueError(f"no file {path}; of {dataset} there are: {', '.join(others) or 'none'}")
-    return _rows(path, _Pictures(root, dataset), layout)
+    return _lines(path, _Pictures(root, dataset), layout)
 
 
-def _rows(path: Path, pictures: "_Pictures", layout: Layout) -> Iterator[Row]:
+def _lines(
+    path: Path, pictures: "_Pictures", layout: Layout
+) -> Iterator[tuple[int, Row | ValueError | None]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = _row(number, _record(line, layout), pictures, layout)
+                yield number, _row(number, _record(line, layout), pictures, layout)
             except ValueError as error:
-                raise ValueError(f"{path} line {number}: {error}") from error
-            if row is not None:
-                yield row
+                yield number, error
 
 
 def _record(line: bytes, layout: Layout) -> Mapping[str, object]:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from mteb.types import PromptType, ScoresDict
 
 from mmmeb_tasks.files import Kind, Row, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
+from mmmeb_tasks.items import content_id
+from mmmeb_tasks.search import searcher
 
 LANGUAGES: dict[str, str] = {
     "en": "eng-Latn",
@@ -32,16 +33,6 @@ def langscripts(*languages: str) -> dict[str, list[str]]:
     {'en': ['eng-Latn'], 'fr': ['fra-Latn']}
     """
     return {language: [LANGUAGES[language]] for language in languages}
-
-
-def content_id(content: str | Path) -> str:
-    """What identifies a candidate: the SHA-256 of its text, or of its picture's bytes.
-
-    >>> content_id("dog") == content_id("dog") != content_id("cat")
-    True
-    """
-    data = content.encode() if isinstance(content, str) else content.read_bytes()
-    return sha256(data).hexdigest()
 
 
 def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
@@ -97,7 +88,10 @@ class MMMEBMetadata(TaskMetadata):
 
     @property
     def descriptive_stat_path(self) -> Path:
-        """Where mteb keeps statistics of the data: its cache, not its place in site-packages."""
+        """Statistics of the data: with this package; of data that it does not hold, mteb's cache."""
+        packaged = Path(__file__).parent / "statistics" / f"{self.name}.json"
+        if packaged.is_file():
+            return packaged
         cache = Path(os.environ.get("MTEB_CACHE", Path.home() / ".cache" / "mteb"))
         return cache / "descriptive_stats" / f"{self.name}.json"
 
@@ -152,14 +146,26 @@ class MMMEBRetrieval(AbsTaskRetrieval):
     ) -> ScoresDict:
         """One language, with that language's instruction as the prompt of the task."""
         refuse_lost_modality(self.metadata, model)
+        search = searcher(model, self._ahead(hf_subset, kwargs["hf_split"]))
         # A prompt of mteb has no language, so the metadata is another one while a language runs.
         metadata = self.metadata
-        prompt = task_prompt(metadata.kind, hf_subset)
+        bare = model.mteb_model_meta.use_instructions is False
+        prompt = None if bare else task_prompt(metadata.kind, hf_subset)
         self.metadata = metadata.model_copy(update={"prompt": prompt})
         try:
-            return super()._evaluate_subset(model, data_split, hf_subset=hf_subset, **kwargs)
+            return super()._evaluate_subset(search, data_split, hf_subset=hf_subset, **kwargs)
         finally:
             self.metadata = metadata
+
+    def _ahead(self, language: str, split: str) -> dict[str, RetrievalSplitData]:
+        """The other languages' data, where all of them will be asked for: in a run from the start.
+
+        mteb asks for one language at a time and does not say for which later; a run that goes on
+        after an interruption starts with another language than the first.
+        """
+        if language != self.hf_subsets[0]:
+            return {}
+        return {lang: self.dataset[lang][split] for lang in self.hf_subsets if lang != language}
 
 
 def refuse_lost_modality(metadata: TaskMetadata, model: MTEBModels) -> None:

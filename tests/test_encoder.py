@@ -197,7 +197,7 @@ def test_a_text_only_model_is_refused_where_rows_have_a_picture(pictures: list[s
 def test_a_model_that_takes_pictures_and_texts_apart_is_refused_for_both(
     pictures: list[str],
 ) -> None:
-    encoder = MMMEBEncoder(Recorder(("text", "image")))
+    encoder = MMMEBEncoder(Recorder(("text", "image")), instructions=True)
     with pytest.raises(ValueError, match="rows of image with text"):
         encode(encoder, MiniI2TRanking, "en", "query", image=pictures[:1])
     together = MMMEBEncoder(Recorder(("text", "image", ("image", "text"))))  # type: ignore[arg-type]

@@ -5,31 +5,22 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
-import mteb
 import numpy as np
 import torch
 from mteb.abstasks.task_metadata import TaskCategory, TaskSubtype
 from mteb.models import MTEBModels
-from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.files import Kind, layout_of
 from mmmeb_tasks.mini.write import ensure_mini
 from mmmeb_tasks.retrieval import LANGUAGES, MMMEBMetadata, MMMEBRetrieval, langscripts
+from mmmeb_tasks.tasks import MMMEB_CITATION
 
-CITATION = r"""
-@misc{musacchio2025xvlm2vec,
-  archiveprefix = {arXiv},
-  author = {Musacchio, Elio and Siciliani, Lucia and Basile, Pierpaolo and Semeraro, Giovanni},
-  eprint = {2503.09313},
-  primaryclass = {cs.CL},
-  title = {xVLM2Vec: Adapting LVLM-based embedding models to multilinguality using Self-Knowledge Distillation},
-  year = {2025},
-}
-"""  # noqa: E501 - the title
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def mini_data() -> Path:
@@ -63,7 +54,7 @@ def _metadata(
         annotations_creators="algorithmic",
         dialect=[],
         sample_creation="rendered",
-        bibtex_citation=CITATION,
+        bibtex_citation=MMMEB_CITATION,
     )
 
 
@@ -123,7 +114,7 @@ MINI_TASKS: tuple[type[MiniTask], ...] = (
 
 
 def evaluate_mini(
-    model: SentenceTransformer | MTEBModels,
+    model: "SentenceTransformer | MTEBModels",
     *,
     languages: Sequence[str] = ("en", "it", "es", "fr", "de"),
     data_root: Path | None = None,
@@ -145,6 +136,12 @@ def evaluate_mini(
     Raises:
         ValueError: an unknown language or kind; what the tasks and the encoder raise.
     """
+    # mteb imports this module for its list of tasks, and sentence-transformers takes seconds.
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    from mmmeb_tasks.encoder import MMMEBEncoder
+
     if unknown := [language for language in languages if language not in LANGUAGES]:
         raise ValueError(f"unknown language {unknown[0]!r}; MMMEBMini has {', '.join(LANGUAGES)}")
     for kind in tasks or ():

@@ -1,0 +1,61 @@
+"""The build backend: setuptools, and two files beside the packages, read when Python starts.
+
+`mmmeb.pth` (`mmmeb.start` from Python 3.15 on, which then ignores the other's import) makes mteb
+know MMMEB. Neither setuptools nor PEP 621 has a place for such files, in a wheel or in an editable
+install, so they are added to the wheel that setuptools has built (PEP 517 and 660 hooks only).
+"""
+
+import base64
+import csv
+import io
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from setuptools import build_meta
+from setuptools.build_meta import (  # noqa: F401 - hooks that stay as they are
+    build_sdist,
+    get_requires_for_build_editable,
+    get_requires_for_build_sdist,
+    get_requires_for_build_wheel,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+
+# A broken or half-removed installation must not stop Python from starting.
+_CODE = "try:\\n os.environ.get('MMMEB_NO_AUTOLOAD') or __import__('mmmeb_tasks')\\nexcept Exception: pass"
+STARTUP = {
+    "mmmeb.pth": f'import os; exec("{_CODE}")\n',
+    "mmmeb.start": "mmmeb_tasks.autoload:start\n",
+}
+
+
+def build_wheel(folder: str, *args: Any, **kwargs: Any) -> str:
+    """A wheel with the two files."""
+    return with_startup(folder, build_meta.build_wheel(folder, *args, **kwargs))
+
+
+def build_editable(folder: str, *args: Any, **kwargs: Any) -> str:
+    """An editable wheel with the two files."""
+    return with_startup(folder, build_meta.build_editable(folder, *args, **kwargs))
+
+
+def with_startup(folder: str, name: str) -> str:
+    """Add the files to a wheel, and to its list of contents; returns its name."""
+    wheel = Path(folder, name)
+    with zipfile.ZipFile(wheel) as built:
+        contents = [(entry, built.read(entry)) for entry in built.infolist()]
+    rows = []
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as out:
+        for file, text in STARTUP.items():
+            digest = base64.urlsafe_b64encode(sha256(text.encode()).digest()).rstrip(b"=").decode()
+            rows.append([file, f"sha256={digest}", str(len(text.encode()))])
+            out.writestr(zipfile.ZipInfo(file, (1980, 1, 1, 0, 0, 0)), text)
+        for entry, data in contents:
+            if entry.filename.endswith(".dist-info/RECORD"):
+                lines = io.StringIO()
+                csv.writer(lines, lineterminator="\n").writerows(rows)
+                data += lines.getvalue().encode()
+            out.writestr(entry, data, zipfile.ZIP_DEFLATED)
+    return name

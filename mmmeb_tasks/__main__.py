@@ -1,0 +1,45 @@
+"""Tools for the benchmark's data.
+
+python -m mmmeb_tasks check DIR      # is DIR the published benchmark, whole and readable?
+python -m mmmeb_tasks data           # download and unpack it, and say where it is
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmmeb_tasks.check import check
+from mmmeb_tasks.data import mmmeb_data
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 where something is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmmeb_tasks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    checker = commands.add_parser("check", help="compare a data folder with the published benchmark")
+    checker.add_argument("folder", type=Path)
+    checker.add_argument("--no-pictures", action="store_true", help="do not open the pictures")
+    commands.add_parser("data", help="download and unpack the benchmark")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "data":
+            print(mmmeb_data())
+            return 0
+        wrong = 0
+        for report in check(args.folder, pictures=not args.no_pictures):
+            wrong += bool(report.findings)
+            print(report, flush=True)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("all files are as published" if not wrong else f"{wrong} files are not as published")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""MMMEB and MMMEBMini as wholes: aggregate tasks for `mteb run -t`, benchmarks for `-b`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
+from mteb.benchmarks.benchmark import Benchmark
+from mteb.results import TaskResult
+
+from mmmeb_tasks.mini.tasks import MINI_TASKS
+from mmmeb_tasks.retrieval import MMMEBRetrieval, langscripts
+from mmmeb_tasks.tasks import MMMEB_CITATION, MMMEB_TASKS
+
+REFERENCE = "https://arxiv.org/abs/2503.09313"
+
+DESCRIPTIONS = {
+    "MMMEB": "Massive Multimodal and Multilingual Embedding Benchmark: five kinds of task over pictures and "
+    "texts in English, Italian, Spanish, French and German; each query ranks its own candidates.",
+    "MMMEBMini": "MMMEB in small, over scenes of emoji: five kinds of task, five languages, bundled.",
+}
+
+
+class AggregateOfLanguages(AbsTaskAggregate):
+    """Several tasks as one; its subsets are languages, each scored by the mean over its tasks.
+
+    The numbers of the tasks stand beside the mean, under their names. `filter_languages` goes
+    through to the tasks; those that have none of the languages drop out.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Make tasks of its own: a filter must not reach the next instance."""
+        tasks = [type(task)() for task in type(self).metadata.tasks]
+        self.metadata = type(self).metadata.model_copy(update={"tasks": tasks})
+        super().__init__(**kwargs)
+
+    def filter_languages(
+        self,
+        languages: Sequence[str] | None,
+        script: Sequence[str] | None = None,
+        hf_subsets: Sequence[str] | None = None,
+        exclusive_language_filter: bool = False,
+    ) -> Self:
+        """Keep some languages, here and in every task."""
+        super().filter_languages(languages, script, hf_subsets, exclusive_language_filter)
+        left = []
+        for task in self.metadata.tasks:
+            if own := [lang for lang in task.metadata.hf_subsets if lang in self.hf_subsets]:
+                task.hf_subsets = own
+                left.append(task)
+        self.metadata = self.metadata.model_copy(update={"tasks": left})
+        self.tasks = left
+        self.taskname_to_task = {task.metadata.name: task for task in left}
+        return self
+
+    def task_results_to_scores(
+        self, task_results: list[TaskResult]
+    ) -> dict[str, Mapping[str, dict[str, float]]]:
+        """Split -> language -> main score, and the score of each task that has the language."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for result in task_results:
+            for split, entries in result.scores.items():
+                for entry in entries:
+                    of_language = found.setdefault(split, {}).setdefault(entry["hf_subset"], {})
+                    of_language[result.task_name] = float(entry["main_score"])
+        main = self.metadata.main_score
+        for languages in found.values():
+            for language in [*languages]:
+                if language not in self.hf_subsets:
+                    del languages[language]
+                    continue
+                mean = float(np.mean([*languages[language].values()]))
+                languages[language] |= {main: mean, "main_score": mean}
+        return found
+
+
+def _aggregate(name: str, tasks: Sequence[type[MMMEBRetrieval]]) -> AggregateTaskMetadata:
+    return AggregateTaskMetadata(
+        name=name,
+        description=DESCRIPTIONS[name],
+        tasks=[task() for task in tasks],
+        main_score="accuracy",
+        type="Any2AnyReranking",
+        eval_splits=["test"],
+        eval_langs=langscripts("en", "it", "es", "fr", "de"),
+        modalities=["image", "text"],
+        annotations_creators="human-annotated" if name == "MMMEB" else "algorithmic",
+        reference=REFERENCE,
+        bibtex_citation=MMMEB_CITATION,
+    )
+
+
+class MMMEB(AggregateOfLanguages):
+    """The seven tasks of MMMEB."""
+
+    metadata = _aggregate("MMMEB", MMMEB_TASKS)
+
+
+class MMMEBMini(AggregateOfLanguages):
+    """The five tasks of MMMEBMini."""
+
+    metadata = _aggregate("MMMEBMini", MINI_TASKS)
+
+
+AGGREGATES: tuple[type[AggregateOfLanguages], ...] = (MMMEB, MMMEBMini)
+
+
+def benchmarks() -> list[Benchmark]:
+    """The two as mteb's benchmarks."""
+    # Not above: mteb imports this module while it gathers its tasks.
+    from mteb.get_tasks import MTEBTasks
+
+    return [
+        Benchmark(
+            name=aggregate.metadata.name,
+            tasks=MTEBTasks(task() for task in (type(t) for t in aggregate.metadata.tasks)),
+            description=DESCRIPTIONS[aggregate.metadata.name],
+            reference=REFERENCE,
+            citation=MMMEB_CITATION,
+        )
+        for aggregate in AGGREGATES
+    ]

@@ -1,0 +1,178 @@
+"""Around `mteb run`: names are checked before a model is loaded, a table is printed after."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+
+import mteb
+from mteb.abstasks import AbsTask
+from mteb.cache import ResultCache
+from mteb.results import TaskResult
+
+from mmmeb_tasks.benchmark import AggregateOfLanguages
+from mmmeb_tasks.models import folder_meta, is_local
+from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval
+
+
+def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """mteb's `run`, with a check before and a table after, where tasks of MMMEB are run."""
+
+    @wraps(run)
+    def checked(args: argparse.Namespace) -> None:
+        try:
+            tasks = chosen(args)
+            name, revision = model_of(args)
+        except ValueError as error:
+            sys.exit(f"mteb run: {error}")
+        tasks = [task for task in tasks if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
+        cache = ResultCache(args.output_folder)
+        for task in with_parts(tasks):
+            set_aside(cache, task.metadata.name, name)
+        run(args)
+        results = read(cache, tasks, name, revision)
+        if results:
+            print(table(results, title=name))
+
+    return checked
+
+
+def chosen(args: argparse.Namespace) -> Sequence[AbsTask]:
+    """The tasks of a benchmark, or the tasks of MMMEB, that a command line asks for.
+
+    Raises:
+        ValueError: an unknown task, benchmark or language, with the nearest ones.
+    """
+    if args.benchmarks:
+        known = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
+        aliases = {alias for benchmark in known.values() for alias in benchmark.aliases or ()}
+        _refuse_unknown("benchmark", args.benchmarks, [*known, *aliases])
+        return [task for name in args.benchmarks for task in mteb.get_benchmark(name).tasks]
+    return ours(args.tasks or (), args.languages)
+
+
+def ours(names: Sequence[str], languages: Sequence[str] | None) -> list[AbsTask]:
+    """Those of the named tasks that are of MMMEB, in these languages (three-letter codes; None: all).
+
+    Raises:
+        ValueError: an unknown task or language, with the nearest ones.
+    """
+    from mteb.get_tasks import _TASK_RENAMES, _TASKS_REGISTRY
+
+    _refuse_unknown("task", names, [*_TASKS_REGISTRY, *_TASK_RENAMES])
+    tasks = [_TASKS_REGISTRY[name] for name in names if name in _TASKS_REGISTRY]
+    tasks = [task for task in tasks if issubclass(task, MMMEBRetrieval | AggregateOfLanguages)]
+    for task in tasks:
+        _refuse_languages(task, [language.split("-")[0] for language in languages or ()])
+    return [task().filter_languages(languages) for task in tasks]
+
+
+def _refuse_languages(task: type[AbsTask], asked: Sequence[str]) -> None:
+    codes = {codes[0].split("-")[0]: lang for lang, codes in task.metadata.eval_langs.items()}
+    has = f"{task.metadata.name} has {', '.join(f'{code} ({lang})' for code, lang in codes.items())}"
+    every = {code.split("-")[0]: lang for lang, code in LANGUAGES.items()}
+    for language in asked:
+        if language not in every:
+            near = LANGUAGES.get(language, "").split("-")[0] or _near(language, codes)
+            hint = f"; did you mean {near}?" if near else ";"
+            raise ValueError(f"unknown language {language!r}{hint} {has}")
+    if asked and not codes.keys() & {*asked}:
+        raise ValueError(f"no data in {', '.join(asked)}: {has}")
+
+
+def _refuse_unknown(what: str, asked: Iterable[str], known: Sequence[str]) -> None:
+    for name in asked:
+        if name not in known:
+            near = get_close_matches(name, known, n=3, cutoff=0.5)
+            # A slip of the shift key is far away for difflib.
+            near = [k for k in known if k.lower() == name.lower()] or near
+            hint = f"; nearest: {', '.join(near)}" if near else f"; mteb available-{what}s lists them"
+            raise ValueError(f"unknown {what} {name!r}{hint}")
+
+
+def _near(language: str, known: Iterable[str]) -> str:
+    return next(iter(get_close_matches(language, [*known], n=1, cutoff=0.3)), "")
+
+
+def model_of(args: argparse.Namespace) -> tuple[str, str | None]:
+    """The name and, where it is known without the Hub, revision that results are filed under.
+
+    Raises:
+        ValueError: a path without a model.
+    """
+    registry = sys.modules["mteb.models.get_model_meta"].MODEL_REGISTRY
+    if not dict.__contains__(registry, args.model) and is_local(args.model):
+        meta = folder_meta(Path(args.model))
+        return meta.name, meta.revision
+    meta = registry.get(args.model)
+    return (meta.name, meta.revision) if meta else (args.model, args.model_revision)
+
+
+def with_parts(tasks: Iterable[AbsTask]) -> list[AbsTask]:
+    """Tasks, and the tasks of aggregates."""
+    found = []
+    for task in tasks:
+        found += [task, *(task.metadata.tasks if isinstance(task, AggregateOfLanguages) else ())]
+    return found
+
+
+def set_aside(cache: ResultCache, task: str, model: str) -> list[Path]:
+    """Rename results that were cut off while they were written, so that they are made again."""
+    moved = []
+    for path in (cache.cache_path / "results").glob(f"{model.replace('/', '__')}/**/{task}.json"):
+        try:
+            TaskResult.from_disk(path)
+        except ValueError:
+            broken = path.replace(path.with_suffix(".json.broken"))
+            sys.stderr.write(f"mmmeb_tasks: {path} is cut off; kept as {broken.name}, and made again\n")
+            moved.append(broken)
+    return moved
+
+
+def read(
+    cache: ResultCache, tasks: Iterable[AbsTask], model: str, revision: str | None
+) -> dict[str, dict[str, float]]:
+    """`{task: {language: main score}}` of one model's results on disk; aggregates by their parts."""
+    folder = cache.cache_path / "results" / model.replace("/", "__").replace(" ", "_")
+    found: dict[str, dict[str, float]] = {}
+    for task in with_parts(tasks):
+        paths = [*folder.glob(f"{revision or '*'}/{task.metadata.name}.json")]
+        if isinstance(task, AggregateOfLanguages) or not paths:
+            continue
+        newest = max(paths, key=lambda path: path.stat().st_mtime)
+        for entry in TaskResult.from_disk(newest).scores.get("test", ()):
+            if entry["hf_subset"] in task.hf_subsets:
+                found.setdefault(task.metadata.name, {})[entry["hf_subset"]] = entry["main_score"]
+    return found
+
+
+def table(results: dict[str, dict[str, float]], *, title: str) -> str:
+    """Tasks x languages in per cent, with means, as Markdown; "–" where a task lacks a language.
+
+    >>> print(table({"A": {"en": 0.5, "fr": 0.25}, "B": {"en": 1.0}}, title="m"))
+    | m: P@1, % | en | fr | mean |
+    |---|---|---|---|
+    | A | 50.0 | 25.0 | 37.5 |
+    | B | 100.0 | – | 100.0 |
+    | mean | 75.0 | 25.0 | 68.8 |
+    """
+    languages = [lang for lang in LANGUAGES if any(lang in scores for scores in results.values())]
+    rows = {task: [scores.get(lang) for lang in languages] for task, scores in results.items()}
+    if len(rows) > 1:
+        columns = zip(*rows.values(), strict=True)
+        rows["mean"] = [_mean(column) for column in columns]
+    means = [_mean(values) for task, values in rows.items() if task != "mean"]
+    cells = [[f"{title}: P@1, %", *languages, "mean"], ["---"] * (len(languages) + 2)]
+    for task, values in rows.items():
+        mean = _mean(means) if task == "mean" else _mean(values)
+        cells.append([task, *("–" if v is None else f"{100 * v:.1f}" for v in (*values, mean))])
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines[1] = lines[1].replace(" ", "")
+    return "\n".join(lines)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None

@@ -1,0 +1,162 @@
+"""Where the published data are: `MMMEB_DATA`, else the Hub, unpacked once into the cache.
+
+cache/data-<revision>/datasets/*.jsonl      # a link to what was downloaded
+cache/data-<revision>/xm_images/*.jpg       # and the other picture folders, from images.zip
+"""
+
+import errno
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from tqdm.auto import tqdm
+
+from mmmeb_tasks.published import HUB_DATASET, files
+
+ARCHIVE = "images.zip"
+CHUNK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """`MMMEB_CACHE`, else `~/.cache/mmmeb`."""
+    return Path(os.environ.get("MMMEB_CACHE", Path.home() / ".cache" / "mmmeb"))
+
+
+def mmmeb_data() -> Path:
+    """The folder of the published layout, downloaded and unpacked where that is needed.
+
+    Raises:
+        ValueError: neither a folder in `MMMEB_DATA` nor the Hub gives the data; no space for the
+            pictures; an archive that is broken or would write outside its folder.
+    """
+    if named := os.environ.get("MMMEB_DATA"):
+        root = Path(named)
+        if not [*root.glob("datasets/*.jsonl")]:
+            raise ValueError(f"MMMEB_DATA is {root}, which has no datasets/*.jsonl; {_both_ways()}")
+        # A copy of the Hub's files by hand: the pictures are still packed.
+        packed = (root / ARCHIVE).is_file() and not [*root.glob("*_images")]
+        return unpacked(root, revision=_fingerprint(root / ARCHIVE)) if packed else root
+    source = download()
+    return unpacked(source, revision=source.name)
+
+
+def download() -> Path:
+    """The Hub's files in the Hub's cache; what an earlier, broken-off download left is used.
+
+    Raises:
+        ValueError: no network, or the Hub refuses.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(
+            snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE])
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"the Hub did not give the data ({said}); run again to go on where it stopped; {_both_ways()}"
+        ) from error
+
+
+def _both_ways() -> str:
+    return (
+        "MMMEB needs its data: set MMMEB_DATA to a folder with datasets/*.jsonl and the picture folders, "
+        f"or allow the download of {HUB_DATASET} (unset MMMEB_DATA and HF_HUB_OFFLINE)"
+    )
+
+
+def unpacked(source: Path, *, revision: str) -> Path:
+    """The folder of the published layout made of a folder with datasets/ and images.zip.
+
+    Each picture appears whole or not at all, its checksum compared; the folder appears when all
+    are there. A run that was broken off is continued.
+
+    Raises:
+        ValueError: no archive, a broken one, one that leaves its folder; no space left.
+    """
+    folder = cache_folder() / f"data-{revision[:12]}"
+    if folder.is_dir():
+        return folder
+    missing = [path.name for _, _, path in files(source) if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ValueError(f"{source} is not complete: no {missing[0]}{more}; {_both_ways()}")
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        unzip(source / ARCHIVE, partial)
+        _link(source / "datasets", partial / "datasets")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(partial.parent).free / 1e9
+        raise ValueError(
+            f"no space left for the pictures in {partial} ({free:.1f} GB free); make room, or set "
+            "MMMEB_CACHE to another disk, and run again: it goes on where it stopped"
+        ) from error
+    partial.rename(folder)
+    return folder
+
+
+def unzip(archive: Path, folder: Path) -> None:
+    """Unpack an archive into `folder`, skipping what is there already, whole.
+
+    Raises:
+        ValueError: no archive; one that is no zip or is damaged; an entry whose path leaves the
+            folder, or that is a link. Then nothing is written.
+    """
+    try:
+        with zipfile.ZipFile(archive) as source:
+            entries = [*_safe_entries(source, archive)]
+            for entry in tqdm(entries, desc=f"Unpacking {archive.name}", unit="picture"):
+                target = folder / entry.filename
+                if target.is_file() and target.stat().st_size == entry.file_size:
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(target.name + ".part")
+                with source.open(entry) as packed, part.open("wb") as out:
+                    shutil.copyfileobj(packed, out, CHUNK)  # raises BadZipFile on a wrong checksum
+                part.replace(target)
+    except FileNotFoundError as error:
+        if archive.is_file():
+            raise
+        raise ValueError(f"no {archive.name} in {archive.parent}; {_both_ways()}") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(
+            f"{archive} is damaged ({error}); delete it and run again, so that it is downloaded anew"
+        ) from error
+
+
+def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.ZipInfo]:
+    for entry in source.infolist():
+        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        link = stat.S_ISLNK(entry.external_attr >> 16)
+        if link or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            raise ValueError(
+                f"{archive} holds {entry.filename!r}, which {'is a link' if link else 'leaves the folder'}; "
+                "nothing was unpacked: this is not the published archive"
+            )
+        if not entry.is_dir():
+            yield entry
+
+
+def _link(source: Path, target: Path) -> None:
+    """The rows stay where the Hub's cache has them; a copy where the system has no links."""
+    if target.exists():
+        return
+    try:
+        target.symlink_to(source.resolve(), target_is_directory=True)
+    except OSError:
+        shutil.copytree(source, target)
+
+
+def _fingerprint(archive: Path) -> str:
+    """Names an archive by its size, place and date: hashing 10 GB takes as long as unpacking."""
+    facts = archive.stat()
+    return sha256(f"{archive.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()

@@ -1,0 +1,248 @@
+"""The stock `mteb` knows MMMEB: from a wheel, from an editable install, and only where it is wanted."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import build_backend
+from mmmeb_tasks import autoload
+from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.write import write_benchmark
+
+ROOT = Path(__file__).parents[1]
+SITE = Path(sysconfig.get_path("purelib"))
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+# Every command is the one that mteb installs, unchanged; one process, because mteb takes seconds.
+COMMANDS = """
+import contextlib, io, json, sys
+import mteb
+from mteb.cli import main
+
+def run(*words):
+    out = io.StringIO()
+    sys.argv = ["mteb", *words]
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as error:
+            out.write(str(error))
+    return out.getvalue()
+
+print(json.dumps({
+    "place": __import__("mmmeb_tasks").__file__ if "mmmeb_tasks" in sys.modules else None,
+    "import": [n for n in NAMES if n in {t.metadata.name for t in mteb.get_tasks(exclude_aggregate=False)}],
+    "tasks": run("available-tasks"),
+    "benchmarks": run("available-benchmarks", "-b", "MMMEB", "MMMEBMini"),
+    "runs": [run(*words) for words in RUNS],
+}))
+"""
+NAMES = ["MMMEB", "MMMEBMini", "XTD10I2TRanking", "MaXMRanking", "MiniT2IRanking"]
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MMMEBMini with few queries."""
+    return write_benchmark(tmp_path_factory.mktemp("mini") / "data", queries=100)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a build needs, so that it leaves nothing in the checkout."""
+    folder = tmp_path_factory.mktemp("source") / "project"
+    folder.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "build_backend.py"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("mmmeb_tasks", "xvlm2vec_st"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def build(source: Path, hook: str) -> Path:
+    """A wheel by the hook that pip calls."""
+    out = source.parent / hook
+    out.mkdir()
+    code = f"import build_backend; print(build_backend.{hook}({str(out)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out / done.stdout.splitlines()[-1]
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """A virtual environment with the wheel in it; the other packages are this environment's."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = folder / "lib" / VERSION / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:  # what an installer does with a pure wheel
+        archive.extractall(site)
+    (site / "zz_others.pth").write_text(f"{SITE}\n")
+    return folder / "bin" / "python"
+
+
+def mteb(python: Path, code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run code far from the checkout."""
+    inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MMMEB_DATA")}
+    return subprocess.run(
+        [python, "-c", code],
+        cwd=python.parents[1],
+        env=inherited | {"HF_HUB_OFFLINE": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def commands(python: Path, runs: list[list[str]], **environment: str) -> dict:
+    """What the commands print."""
+    done = mteb(python, f"NAMES = {NAMES}\nRUNS = {runs}\n{COMMANDS}", **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_from_a_built_wheel_the_stock_command_sees_and_runs_everything(
+    source: Path, mini: Path, tmp_path: Path
+) -> None:
+    wheel = build(source, "build_wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        record = archive.read(next(name for name in names if name.endswith("RECORD"))).decode()
+        assert archive.testzip() is None
+    assert "mmmeb.pth,sha256=" in record and "mmmeb.start,sha256=" in record
+    assert "mmmeb_tasks/mini/data/world.zip" in names
+    python = install(wheel, tmp_path / "env")
+    model = shutil.copytree(TEACHER, tmp_path / "teacher")
+    common = ["-m", str(model), "--output-folder", str(tmp_path / "results"), "-v", "0"]
+    seen = commands(
+        python,
+        [
+            ["run", *common, "-t", "MMMEBMini", "-l", "ita", "deu"],
+            ["run", *common, "-b", "MMMEBMini"],
+            ["run", *common, "-t", "MMMEBMinni"],
+            ["run", *common, "-t", "MMMEBMini", "-l", "it"],
+            ["run", *common, "-b", "MMEB"],
+            ["run", *common, "-t", "MaXMRanking", "-l", "ita"],
+        ],
+        MMMEB_MINI_DATA=str(mini),
+    )
+    assert Path(seen["place"]).is_relative_to(tmp_path / "env")
+    assert seen["import"] == NAMES
+    assert all(name in seen["tasks"] for name in NAMES)
+    assert all(name in seen["benchmarks"] for name in NAMES)
+    some, every, typo, language, benchmark, none = seen["runs"]
+    assert "| local/teacher: P@1, % | it | de | mean |" in some and "| MiniVQARanking |" in some
+    assert "| local/teacher: P@1, % | en | it | es | fr | de | mean |" in every
+    assert some.splitlines()[2].startswith("| MiniI2TRanking | ")
+    assert typo == "mteb run: unknown task 'MMMEBMinni'; nearest: MMMEBMini, MMMEB"
+    assert language.startswith("mteb run: unknown language 'it'; did you mean ita? MMMEBMini has eng (en)")
+    assert "mteb run: unknown benchmark 'MMEB'; nearest: MMMEB" in benchmark
+    assert none == "mteb run: no data in ita: MaXMRanking has eng (en), fra (fr)"
+    assert len([*(tmp_path / "results").glob("results/local__teacher/*/Mini*.json")]) == 5
+
+
+def test_from_an_editable_install_and_not_with_the_switch(source: Path, tmp_path: Path) -> None:
+    python = install(build(source, "build_editable"), tmp_path / "env")
+    seen = commands(python, [])
+    assert Path(seen["place"]).is_relative_to(source)
+    assert seen["import"] == NAMES and all(name in seen["tasks"] for name in NAMES)
+    off = mteb(
+        python,
+        f"import mteb, sys; print([n for n in {NAMES} if n in {{t.metadata.name for t in mteb.get_tasks()}}],"
+        "'mmmeb_tasks' in sys.modules)",
+        MMMEB_NO_AUTOLOAD="1",
+    )
+    assert off.stdout.strip() == "[] False", off.stderr[-2000:]
+
+
+def test_python_starts_without_delay_and_without_mteb(tmp_path: Path) -> None:
+    """Below 5 ms by `-X importtime`; nothing but the two modules is imported."""
+    (tmp_path / "mmmeb.pth").write_text(build_backend.STARTUP["mmmeb.pth"])
+    code = f"import site, sys; sys.path.insert(0, {str(ROOT)!r}); site.addsitedir({str(tmp_path)!r})"
+    plain = {"PYTHONPATH": "", "PATH": os.environ["PATH"]}
+    best = 1e9
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-S", "-c", "import os, site\n" + code],
+            env=plain, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        lines = [line for line in done.stderr.splitlines() if "mmmeb" in line]
+        assert [line.split("|")[-1].strip() for line in lines] == ["mmmeb_tasks.autoload", "mmmeb_tasks"]
+        best = min(best, int(lines[-1].split("|")[1]))
+    assert best < 5000  # microseconds
+    assert "| mteb" not in done.stderr and "torch" not in done.stderr
+
+
+def test_an_installation_that_is_half_gone_lets_python_start(tmp_path: Path) -> None:
+    (tmp_path / "mmmeb.pth").write_text(build_backend.STARTUP["mmmeb.pth"])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import site; site.addsitedir({str(tmp_path)!r}); print('up')"],
+        capture_output=True, text=True, check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("up\n", "")
+
+
+FAKE = {
+    "mteb/__init__.py": "from mteb import tasks, models\n",
+    "mteb/tasks.py": "TASKS = 1\n",
+    "mteb/models/__init__.py": "from mteb.models.model_implementations import MODEL_REGISTRY\n",
+    "mteb/models/model_implementations.py": "MODEL_REGISTRY = {}\n",
+}
+
+
+def test_a_mteb_that_has_moved_something_works_on_and_one_line_says_so(tmp_path: Path) -> None:
+    for name, text in FAKE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", "import mmmeb_tasks, mteb; print(mteb.tasks.TASKS)"],
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PATH": os.environ["PATH"]},
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout == "1\n"
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("mmmeb_tasks: MMMEB could not be added to mteb.tasks of this mteb (")
+    assert all("mteb works without it" in line and "MMMEB_NO_AUTOLOAD=1" in line for line in lines)
+
+
+def test_what_is_used_of_mteb_beyond_its_interface_is_there() -> None:
+    """Where the host moves, this fails first: scanned modules, their registries, two private names."""
+    import importlib
+
+    for name in autoload.TARGETS:
+        importlib.import_module(name)
+    tasks = sys.modules["mteb.get_tasks"]
+    assert {"_TASKS_REGISTRY", "TASK_LIST", "_TASK_RENAMES"} <= vars(tasks).keys()
+    assert hasattr(sys.modules["mteb.benchmarks.get_benchmark"]._build_registry, "cache_clear")
+    assert hasattr(sys.modules["mteb.cli.build_cli"], "run")
+    assert importlib.import_module("mteb._create_dataloaders").create_dataloader
+
+
+def test_registering_twice_changes_nothing() -> None:
+    import mteb as host
+
+    tasks = sys.modules["mteb.get_tasks"]
+    before = len(tasks.TASK_LIST), sum(isinstance(f, autoload.AfterImport) for f in sys.meta_path)
+    autoload.install()
+    assert (len(tasks.TASK_LIST), sum(isinstance(f, autoload.AfterImport) for f in sys.meta_path)) == before
+    assert [b.name for b in host.get_benchmarks(["MMMEB", "MMMEBMini"])] == ["MMMEB", "MMMEBMini"]
+
+
+def test_a_result_that_was_cut_off_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mteb.cache import ResultCache
+
+    from mmmeb_tasks.cli import set_aside
+
+    path = tmp_path / "results" / "local__m" / "r" / "XTD10I2TRanking.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"dataset_revision": "main", "scores": {"test": [{"acc')
+    moved = set_aside(ResultCache(tmp_path), "XTD10I2TRanking", "local/m")
+    assert [p.name for p in moved] == ["XTD10I2TRanking.json.broken"] and not path.exists()
+    assert "is cut off" in capsys.readouterr().err

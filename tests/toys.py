@@ -1,0 +1,111 @@
+"""Models with known answers, and rows for them: pictures and texts that hold a number."""
+
+import json
+import random
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import InputModule
+
+from mmmeb_tasks.encoder import MMMEBEncoder
+from mmmeb_tasks.files import LAYOUTS, Kind
+from mmmeb_tasks.published import files
+from mmmeb_tasks.retrieval import LANGUAGES
+
+CONCEPTS, CANDIDATES = 12, 6
+ALL = (*LANGUAGES,)
+
+
+def write_line(kind: Kind, lang: str, number: int) -> dict[str, object]:
+    """Query `number`: picture n shows n, texts name a number; the gold is their sum."""
+    layout, gold = LAYOUTS[kind], number
+    line: dict[str, object] = {"id": f"q{number}"}
+    if layout.image:
+        line[layout.image] = str(number)
+    if layout.text:
+        said = number if not layout.image else 5
+        line[layout.text] = f"{lang} text {said}"
+        gold = said if not layout.image else (number + said) % CONCEPTS
+    others = [i for i in range(CONCEPTS) if i != gold]
+    names = [gold, *random.Random(number).sample(others, CANDIDATES - 1)]
+    line[layout.candidates] = [str(i) if layout.pictures else f"{lang} name {i}" for i in names]
+    return line
+
+
+def write_published(root: Path) -> Path:
+    """All 29 files of the published layout, 12 queries a file, 6 candidates a query."""
+    (root / "datasets").mkdir(parents=True)
+    for row, lang, path in files(root):
+        folder = root / f"{row.dataset}_images"
+        if not folder.is_dir():
+            folder.mkdir()
+            for number in range(CONCEPTS):
+                PILImage.new("RGB", (2, 2), (number, 0, 0)).save(folder / f"{number}.jpg", "PNG")
+        lines = [write_line(row.kind, lang, number) for number in range(CONCEPTS)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return root
+
+
+class Nothing(InputModule):
+    """An input module that takes texts, pictures and both, and computes nothing."""
+
+    modalities = ["text", "image", "message"]
+    tokenizer = None
+
+    def forward(self, features: dict, **kwargs: object) -> dict:
+        """Never run."""
+        return features
+
+    def save(self, *args: object, **kwargs: object) -> None:
+        """Never saved."""
+
+
+class Toy(SentenceTransformer):
+    """A model that sees the number of a picture and reads the number in a text."""
+
+    def __init__(self) -> None:
+        super().__init__(modules=[Nothing()], device="cpu")
+
+    def encode(self, inputs: list, **kwargs: object) -> np.ndarray:
+        """One vector an input."""
+        return np.stack([self.vector(*self.read(item)) for item in inputs])
+
+    def read(self, item: str | dict) -> tuple[int, str]:
+        """The sum of the numbers in a picture and a text, and all that was read."""
+        item = {"text": item} if isinstance(item, str) else item
+        shown = item["image"].getpixel((0, 0))[0] if "image" in item else 0
+        return shown + sum(map(int, re.findall(r"\d+", item["text"]))), f"{shown} {item['text']}"
+
+    def vector(self, number: int, read: str) -> np.ndarray:
+        """The unit vector of the number."""
+        return np.eye(CONCEPTS)[number % CONCEPTS]
+
+
+class Random(Toy):
+    """A random vector for each thing that can be read."""
+
+    def vector(self, number: int, read: str) -> np.ndarray:
+        """Normal numbers from a seed made of what was read."""
+        seed = int.from_bytes(sha256(read.encode()).digest()[:4])
+        return np.random.default_rng(seed).standard_normal(16)
+
+
+class Constant(Toy):
+    """The same vector for everything."""
+
+    def vector(self, number: int, read: str) -> np.ndarray:
+        """Four ones."""
+        return np.ones(4)
+
+
+class Inverted(MMMEBEncoder):
+    """What is alike counts as unlike."""
+
+    def similarity(self, *embeddings: np.ndarray) -> torch.Tensor:
+        """The cosine with the other sign."""
+        return -super().similarity(*embeddings)
