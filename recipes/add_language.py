@@ -19,6 +19,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.encoder import MMMEBEncoder
+from mmmeb_tasks.files import KINDS, Kind
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
@@ -54,6 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--translator", help=f"as recipes.translate takes it; default: {MADLAD}, with --mini: cldr")
     add("--dtype", choices=tuple(DTYPES), default="fp32", help="of the translator")
     add("--eval-rows", type=int, default=200, help="rows held out for the scores")
+    add("--tasks", nargs="+", choices=KINDS, default=KINDS, help="of MMMEBMini")
     add("--queries", type=int, default=QUERIES, help="of MMMEBMini, a task and language")
     add = parser.add_argument_group("training").add_argument
     add("--steps", type=int, help="weight updates; default: one pass over the corpus, with --mini: 240")
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
     rows = load_parallel(held_out, codes, show_progress=False)
     data = benchmarks(args, work) if args.mini else {}
     teacher = SentenceTransformer(args.model)
-    before = scored(teacher, teacher, rows, codes, data, work / "before.json")
+    before = scored(teacher, teacher, rows, codes, data, args.tasks, work / "before.json")
 
     print(f"3/5  Distilling {', '.join(args.languages)}; the model's own English is the target")
     built = work / "model"
@@ -93,7 +95,9 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
         distill.main(training(args, codes, train, built))
 
     print("4/5  Where it stands now")
-    after = scored(SentenceTransformer(str(built)), teacher, rows, codes, data, work / "after.json")
+    after = scored(
+        SentenceTransformer(str(built)), teacher, rows, codes, data, args.tasks, work / "after.json"
+    )
 
     print("5/5  Saving")
     told = {"new": args.languages, "kept": args.keep, "before": before, "after": after}
@@ -230,6 +234,7 @@ def scored(
     rows: object,
     codes: Sequence[str],
     data: dict[str, Path],
+    tasks: Sequence[Kind],
     note: Path,
 ) -> dict[str, Scores]:
     """`{set: {language: {task: 0 to 1}}}`; sets are "held out" and, where `data` has it, "MMMEBMini"."""
@@ -246,7 +251,7 @@ def scored(
         encoder = MMMEBEncoder(model)
         scores["MMMEBMini"] = {
             code: evaluate_mini(
-                encoder, languages=[code if code in PUBLISHED else "en"], data_root=folder
+                encoder, languages=[code if code in PUBLISHED else "en"], data_root=folder, tasks=tasks
             ).popitem()[1]
             for code, folder in data.items()
         }

@@ -164,16 +164,16 @@ def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused
         source_language=args.source_language,
     )
     rows = read_sources(args.corpus, options) if args.corpus else []
-    refused: list[Refused] = []
+    wrong = list(options.refused)
     if args.mmeb:
         data = args.mmeb_data or download_mmeb(args.mmeb)
         for subset in args.mmeb:
             chosen = sample(mmeb_records(data, subset), args.limit, f"{args.seed}/{subset}")
             for number, record in chosen:
-                good, wrong = mmeb_rows(number, record, subset, args.images or data)
+                good, bad = mmeb_rows(number, record, subset, args.images or data)
                 rows += good
-                refused += [Refused(i, "", "picture", detail, english) for i, detail, english in wrong]
-    return rows, refused
+                wrong += bad
+    return rows, [Refused(i, "", "picture", detail, english) for i, detail, english in wrong]
 
 
 def choose_translator(args: argparse.Namespace) -> Translator | None:

@@ -7,9 +7,11 @@ from mmmeb_tasks.mini.world import load_world
 from recipes.corpus.checks import CHECKS, refusal, similarities
 from recipes.corpus.fields import MMEB_INSTRUCTIONS, fields_of, instruction_table, join_fields, split_text
 from recipes.corpus.languages import LANGUAGES, SCRIPTS, language, nearest
+from recipes.corpus.merge import merge
 from recipes.corpus.pairing import instruction_of
 from recipes.corpus.protect import mask, numbers, pieces, unmask
 from recipes.corpus.repair import repair
+from xvlm2vec_st.parallel import ParallelRow
 
 TEXTS = [
     "a dog",
@@ -200,3 +202,13 @@ def test_a_wrong_code_is_told_the_nearest():
 def test_a_cross_lingual_embedder_gives_each_pair_its_cosine(teacher):
     same, other = similarities(teacher, [("dog above cat", "dog above cat"), ("dog above cat", "pizza")])
     assert same == pytest.approx(1, abs=1e-4) and other < 0.9
+
+
+def test_a_copied_content_is_refused_behind_an_instruction_in_the_translators_own_words():
+    head = "Find me an everyday image that matches the given caption:"
+    row = ParallelRow("1", None, f"{head} a brown dog runs", {})
+    known = {("pt", head): "Encontre-me uma imagem do dia a dia que corresponda à legenda dada:"}
+    (refused,) = merge([row], ["pt"], known | {("pt", "a brown dog runs"): "a brown dog runs"}).refused
+    assert (refused.reason, refused.detail) == ("copy", "a brown dog runs")
+    (kept,) = merge([row], ["pt"], known | {("pt", "a brown dog runs"): "um cão castanho corre"}).kept
+    assert kept.translations["pt"].endswith("legenda dada: um cão castanho corre")

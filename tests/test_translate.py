@@ -66,7 +66,7 @@ def test_the_translations_are_true(english, whole, tmp_path):
     for row in read_parallel(own, CODES):
         for code, text in row.translations.items():
             if text != row.english:
-                assert said[row.id][code] == text
+                assert said[row.id][code] == text.rstrip(" ")
                 compared[code] += 1
             elif row.english.startswith("Represent the given") and "question" not in text:
                 # MMMEB has no such instruction in Portuguese: refused as a copy.
@@ -297,7 +297,7 @@ def test_a_model_that_answers_nothing_at_all_is_an_error_with_a_report(english, 
 
     out = tmp_path / "parallel.jsonl"
     with pytest.raises(ValueError, match="no translation was kept; .*report.md tells why"):
-        translate.main(words(english, out, "--skip-check", "copy"), Nothing(mini_dictionary(CODES).tables))
+        translate.main(words(english, out, "--to", "pt", "zh"), Nothing(mini_dictionary(CODES).tables))
     assert not out.exists() and (tmp_path / "parallel.report.md").is_file()
 
 
@@ -416,12 +416,12 @@ def test_an_embedder_that_finds_a_pair_unlike_refuses_it(english, tmp_path, monk
         def encode(self, texts, **_):
             import torch
 
-            return torch.tensor([[1.0, 0.0] if "gatto" not in text else [0.0, 1.0] for text in texts])
+            return torch.tensor([[1.0, 0.0] if "sopra" not in text else [0.0, 1.0] for text in texts])
 
     monkeypatch.setattr(translate, "SentenceTransformer", lambda name: Embedder())
     out = tmp_path / "out.jsonl"
     translate.main([*words(english, out), "--translator", "cldr", "--quality", "some-embedder"])
-    assert "gatto" not in out.read_text("utf-8")
+    assert "sopra" not in out.read_text("utf-8")
     refused = (json.loads(line) for line in (tmp_path / "out.refused.jsonl").open(encoding="utf-8"))
     judged = [entry for entry in refused if entry["reason"] == "quality"]
-    assert judged and all("gatto" in entry["translation"] for entry in judged)
+    assert judged and all("sopra" in entry["translation"] for entry in judged)

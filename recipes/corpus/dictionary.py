@@ -87,6 +87,8 @@ def mini_dictionary(languages: Sequence[str]) -> Dictionary:
         for relation in english.caption:
             table[english.caption[relation]] = said.caption[relation]
             table[english.question[relation]] = said.question[relation]
+            # MMMEB's plain style: no final mark.
+            table[english.question[relation].rstrip("? ")] = said.question[relation].rstrip("? ")
         for instruction, known in instruction_table().items():
             if code not in known:
                 field = mask(instruction_field(instruction))[0]

@@ -197,16 +197,36 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
 def contents(english: str, translation: str, code: str) -> tuple[str, str]:
     """Both texts without their instruction, which says nothing of the translation's quality.
 
+    Where the translation's is not known, both with it.
+
     >>> contents("Represent the given image with the following question: what?",
     ...          "Rappresenta l'immagine data con la seguente domanda: cosa?", "it")
     ('what?', 'cosa?')
     """
-    return own_text(english, "en"), own_text(translation, code)
+    source, said = split_text(english), split_text(translation, code)
+    if said.instruction is None and code != "en":  # left in English, perhaps
+        said = split_text(translation, "en")
+    if source.instruction is not None and said.instruction is None:
+        return english, translation
+    return own_text(source), own_text(said)
 
 
-def own_text(text: str, code: str) -> str:
-    """A text without its instruction, be it in the text's language or in English."""
-    split = split_text(text, code)
-    if split.instruction is None and code != "en":
-        split = split_text(text, "en")
+def own_text(split: Split) -> str:
+    """What a text says beside its instruction.
+
+    >>> own_text(split_text("Find me an everyday image that matches the given caption: a dog."))
+    'a dog.'
+    """
     return "".join(piece for piece, _ in split.pieces)
+
+
+def untabled_content(english: str, code: str) -> str | None:
+    """The own text of an English text whose instruction the table lacks in a language; or None.
+
+    >>> untabled_content("Find me an everyday image that matches the given caption: a dog.", "pt")
+    'a dog.'
+    """
+    split = split_text(english)
+    if split.instruction is None or code in instruction_table().get(split.instruction, {}):
+        return None
+    return own_text(split) or None

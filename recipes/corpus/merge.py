@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipes.corpus.checks import contents, refusal, similarities
-from recipes.corpus.fields import join_fields
+from recipes.corpus.fields import join_fields, untabled_content
 from recipes.corpus.memory import Key
 from recipes.corpus.repair import repair
 from xvlm2vec_st.parallel import ParallelRow
@@ -68,13 +68,18 @@ def merge(
         kept = {}
         for code in codes:
             translation = row.translations.get(code)
-            lacking = None
-            if translation is None and complete:
-                translation, lacking = joined(row, code, known, too_long)
+            made = translation is None and complete
+            why = None
+            if made:
+                translation, why = joined(row, row.english, code, known, too_long)
             elif translation is None:
-                lacking = ("untranslated", "the source has none")
+                why = ("untranslated", "the source has none")
             text = repair(row.english, translation, code) if translation else ""
-            why = lacking or refusal(row.english, text, code, skip=skip)
+            why = why or refusal(row.english, text, code, skip=skip)
+            # An instruction in a translator's own words would hide a copied or garbled content.
+            if why is None and made and (content := untabled_content(row.english, code)):
+                said, _ = joined(row, content, code, known, too_long)
+                why = refusal(content, said, code, skip=skip)
             if why is None:
                 kept[code] = text
             else:
@@ -85,9 +90,13 @@ def merge(
 
 
 def joined(
-    row: ParallelRow, code: str, known: Mapping[Key, str | None], too_long: frozenset[Key] | set[Key]
+    row: ParallelRow,
+    english: str,
+    code: str,
+    known: Mapping[Key, str | None],
+    too_long: frozenset[Key] | set[Key],
 ) -> tuple[str | None, tuple[str, str] | None]:
-    """(a row's translation, None) or (None, why there is none)."""
+    """(the translation of a row's text or of a part of it, None) or (None, why there is none)."""
     lacking: list[tuple[str, str]] = []
 
     def translated(text: str) -> str:
@@ -101,7 +110,7 @@ def joined(
             return "?"
         return known[code, text]
 
-    text = join_fields(row.english, code, translated)
+    text = join_fields(english, code, translated)
     return (None, lacking[0]) if lacking else (text, None)
 
 

@@ -128,14 +128,16 @@ def authors_row(
     root: Path,
     language: str | None,
     languages: Sequence[str],
-) -> ParallelRow:
+) -> ParallelRow | tuple[str, str, str]:
     """A record of the authors' file (`id, text_en, text_lang, img_en, img_lang`) as a row.
+
+    Where the two sides have different pictures: (id, what is wrong, English text).
 
     Its language: a field `lang` or `language`, else `language`, else the only one asked for. Ids
     repeat from language to language, so the line's number is part of ours.
 
     Raises:
-        ValueError: a text is missing, the language is not told, or the pictures of both sides differ.
+        ValueError: there is no English text, or the language is not told.
 
     >>> record = {"id": "3", "text_en": "<|image_1|>\\na dog", "text_lang": "un cane", "img_en": "3.jpg"}
     >>> authors_row(record, 9, Path("data"), None, ["it"])
@@ -149,9 +151,9 @@ def authors_row(
     english, said = (without_token(record.get(key) or "") for key in ("text_en", "text_lang"))
     if not english.strip():
         raise ValueError(f"{where}: text_en is {record.get('text_en')!r}; every row needs one")
+    row_id = f"{record.get('id', '')}#{number}"
     ours, theirs = record.get("img_en") or None, record.get("img_lang") or None
     if ours != theirs and theirs is not None:
-        raise ValueError(f"{where}: img_en is {ours!r} and img_lang {theirs!r}; a row has one picture")
+        return row_id, f"img_en is {ours!r} and img_lang {theirs!r}; a row has one picture", english
     image = None if ours is None else str(root / ours)
-    said = {code: said} if code in languages else {}
-    return ParallelRow(f"{record.get('id', '')}#{number}", image, english, said)
+    return ParallelRow(row_id, image, english, {code: said} if code in languages and said.strip() else {})

@@ -35,6 +35,7 @@ class Options:
         pictures: where pictures that a dataset holds as bytes are written.
         limit: rows a source, drawn with `seed`; None: all.
         source_language: the language of a corpus that has one but does not tell it.
+        refused: where readers put rows that they refuse one by one: (id, what is wrong, English).
     """
 
     languages: Sequence[str] = ()
@@ -44,6 +45,7 @@ class Options:
     limit: int | None = None
     seed: int = 0
     source_language: str | None = None
+    refused: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def read_sources(specs: Sequence[str], options: Options) -> list[ParallelRow]:
@@ -63,7 +65,7 @@ def read_sources(specs: Sequence[str], options: Options) -> list[ParallelRow]:
                 raise ValueError(f"{where}: id {row_id!r} twice; every row needs its own")
             seen[row_id] = spec
             rows.append(ParallelRow(row_id, row.image, row.english, row.translations))
-    if not rows:
+    if not rows and not options.refused:
         raise ValueError(f"{', '.join(specs)}: no rows")
     return rows
 
@@ -98,7 +100,7 @@ def read_source(spec: str, options: Options) -> Iterator[ParallelRow]:
     if kind == "hf":
         return record_rows(dataset_records(rest), options, root=Path())
     if kind == "xmmeb":
-        return authors_rows(dataset_records(f"{XMMEB}:{rest}"), Path(), options, language=rest)
+        return authors_rows(dataset_records(f"{XMMEB}:{rest}"), Path(), options, config=rest)
     path = Path(spec)
     if human.is_moses(path):
         return human.moses_rows(path, options.languages)
@@ -129,7 +131,7 @@ def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
         try:
             record = json.loads(line) if options.columns or number == 1 or '"text_lang"' in line else None
             if isinstance(record, dict) and "text_en" in record and "text_lang" in record:
-                yield authors_row(record, number, root, options.source_language, options.languages)
+                yield from authors_rows([record], root, options, start=number)
             elif options.columns and not isinstance(record, dict):
                 raise ValueError(f"line {number}: a JSON object is needed: {line[:80]!r}")
             elif options.columns:
@@ -253,8 +255,13 @@ def catalogue_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
 
 
 def authors_rows(
-    records: Iterable[Record], root: Path, options: Options, *, language: str | None
+    records: Iterable[Record], root: Path, options: Options, *, config: str = "", start: int = 1
 ) -> Iterator[ParallelRow]:
-    """Records of the authors' corpus as rows."""
-    for number, record in enumerate(records, 1):
-        yield authors_row(record, number, options.images or root, language, options.languages)
+    """Records of the authors' corpus as rows; `config`: a configuration that is named by its language."""
+    language = options.source_language or config or None
+    for number, record in enumerate(records, start):
+        row = authors_row(record, number, options.images or root, language, options.languages)
+        if isinstance(row, ParallelRow):
+            yield row
+        else:
+            options.refused.append(row)
