@@ -1,6 +1,8 @@
 """`build`: every family against its raw model run by hand, and what is refused."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +14,19 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, picture
+from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, picture, stock
 from transformers import LlamaConfig, VipLlavaConfig
 
 from xvlm2vec_st import SentenceTransformer, build
-from xvlm2vec_st.__main__ import main
+from xvlm2vec_st.__main__ import main, parser
+from xvlm2vec_st.templates import FILES
 
 ROOT = Path(__file__).parents[1]
 
 
 @every_family
 def test_stock_gives_the_raw_models_embeddings(family: str) -> None:
-    model = sentence_transformers.SentenceTransformer(str(embedder(family)), device="cpu")
-    image = picture()
+    model, image = stock(family), picture()
     rows = ["a dog", image, {"image": image, "text": "what is it?"}, {"text": "why?", "image": image}]
     texts = ["a dog", *(PLACEHOLDER[family] + text for text in ("", "what is it?", "why?"))]
     raw = checkpoint(family)
@@ -50,25 +52,31 @@ def test_native_modules_and_a_pinned_backend(family: str) -> None:
     assert ("import xvlm2vec_st" in card) == (family == "phi3_v")
 
 
-# A process of its own: the folder, stock sentence-transformers, and which modules that took.
-STOCK = """import sys
-{first}
+# A process of its own, where peft is not installed, that imports this package when it must.
+STOCK = """import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "peft" else find(name, *rest)
+sys.modules["peft"] = None
 from sentence_transformers import SentenceTransformer
-model = SentenceTransformer({folder!r}, device="cpu")
-assert ("xvlm2vec_st" in sys.modules) == {ours}
-print(*model.encode("a dog").tolist())
+print(*SentenceTransformer({llava!r}, device="cpu").encode("a dog").tolist())
+assert "xvlm2vec_st" not in sys.modules
+from xvlm2vec_st import build
+print(*SentenceTransformer({phi3_v!r}, device="cpu").encode("a dog").tolist())
+print(build({raw!r}, {out!r}))
+build({raw!r}, {out!r} + "2", adapter="some/adapter")
 """
 
 
-@pytest.mark.parametrize("family", ["phi3_v", "llava"])
-def test_stock_needs_this_package_for_phi3v_alone(family: str) -> None:
-    ours = family == "phi3_v"
-    first = "import xvlm2vec_st" if ours else ""
-    script = STOCK.format(first=first, folder=str(embedder(family)), ours=ours)
+def test_stock_needs_this_package_for_phi3v_alone_and_peft_is_for_adapters(tmp_path: Path) -> None:
+    folders = {family: str(embedder(family)) for family in ("llava", "phi3_v")}
+    script = STOCK.format(**folders, raw=str(checkpoint("llava")), out=str(tmp_path / "out"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-1000:]
-    got = torch.tensor([float(number) for number in done.stdout.split()])
-    torch.testing.assert_close(got, by_hand(checkpoint(family), "a dog"), rtol=0, atol=1e-5)
+    assert done.stderr.strip().endswith("ValueError: the adapter some/adapter needs peft; pip install peft")
+    *vectors, out = done.stdout.splitlines()
+    for family, vector in zip(folders, vectors, strict=True):
+        got = torch.tensor([float(number) for number in vector.split()])
+        torch.testing.assert_close(got, by_hand(checkpoint(family), "a dog"), rtol=0, atol=1e-5)
+    assert out == str(tmp_path / "out")
 
 
 def test_dtype_is_the_stored_one(tmp_path: Path) -> None:
@@ -147,16 +155,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*said, "--overwrite"]) == 0
 
 
-def test_peft_is_for_adapters_alone(tmp_path: Path) -> None:
-    script = (
-        "import importlib.util, sys\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'peft' else find(name, *rest)\n"
-        "sys.modules['peft'] = None\n"
-        "from xvlm2vec_st import build\n"
-        f"print(build({str(checkpoint('llava'))!r}, {str(tmp_path / 'out')!r}))\n"
-        f"build({str(checkpoint('llava'))!r}, {str(tmp_path / 'two')!r}, adapter='some/adapter')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == str(tmp_path / "out"), done.stderr[-1000:]
-    assert done.stderr.strip().endswith("ValueError: the adapter some/adapter needs peft; pip install peft")
+@pytest.mark.parametrize("document", ["README.md", "docs/build.md"])
+def test_commands_of_the_documents_are_ones(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    lines = re.findall(r"^    python -m xvlm2vec_st (build [\w-]+/.*)$", text, re.MULTILINE)
+    said = [vars(parser().parse_args(shlex.split(line))) for line in lines]
+    assert [(each["base"], each["adapter"]) for each in said] == [
+        ("microsoft/Phi-3.5-vision-instruct", "TIGER-Lab/VLM2Vec-LoRA"),
+        ("swap-uniba/xVLM2Vec", None),
+        ("VLM2Vec/VLM2Vec-V2.0", None),
+        ("Qwen/Qwen3-VL-Embedding-2B", None),
+    ]
+    assert all(each["template"] in (None, *FILES, "its_own.jinja") for each in said)

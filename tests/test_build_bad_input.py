@@ -7,7 +7,7 @@ import sentence_transformers
 import tiny
 import torch
 from PIL import Image
-from tiny import PLACEHOLDER, checkpoint, damaged, embedder, every_family, picture
+from tiny import PLACEHOLDER, checkpoint, damaged, embedder, every_family, picture, stock
 
 from xvlm2vec_st import SentenceTransformer, build, families
 
@@ -48,10 +48,6 @@ def test_weights_are_checked_without_accelerate_too(
     )
     with pytest.raises(ValueError, match="missing: "):
         SentenceTransformer(str(base), device="cpu")
-
-
-def stock(family: str) -> sentence_transformers.SentenceTransformer:
-    return sentence_transformers.SentenceTransformer(str(embedder(family)), device="cpu")
 
 
 @every_family

@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
@@ -241,14 +242,26 @@ def picture(seed: int = 0, width: int = 60, height: int = 40) -> Image.Image:
     )
 
 
+@cache
+def stock(family: str) -> SentenceTransformer:
+    """The embedder in stock sentence-transformers; not to be changed."""
+    return SentenceTransformer(str(embedder(family)), device="cpu")
+
+
+@cache
+def raw(folder: Path) -> tuple[Any, Any]:
+    """A raw checkpoint's processor and headless model; not to be changed."""
+    backend = image_backend(AutoConfig.from_pretrained(folder).model_type)
+    processor = AutoProcessor.from_pretrained(folder, backend=backend)
+    return processor, AutoModelForImageTextToText.from_pretrained(folder).model
+
+
 @torch.no_grad()
 def by_hand(folder: Path, text: str, image: Image.Image | None = None, model: Any = None) -> torch.Tensor:
     """Raw processor, raw model, the last state after the final norm, normalised. No ST, no template."""
-    config = AutoConfig.from_pretrained(folder)
-    processor = AutoProcessor.from_pretrained(folder, backend=image_backend(config.model_type))
-    model = model or AutoModelForImageTextToText.from_pretrained(folder).model
+    processor, own = raw(folder)
     inputs = processor(text=[text], images=None if image is None else [image], return_tensors="pt")
-    return torch.nn.functional.normalize(model(**inputs).last_hidden_state[0, -1], dim=0)
+    return torch.nn.functional.normalize((model or own)(**inputs).last_hidden_state[0, -1], dim=0)
 
 
 def damaged(

@@ -1,0 +1,56 @@
+"""The backbone's benchmark, at tiny size, and its table."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes import bench_backbone
+
+MARKS = "# P\n\n<!-- bench_backbone -->\n{}<!-- /bench_backbone -->\nrest\n"
+TINY = ["--geometry", "tiny", "--batch-sizes", "1", "--repeats", "1"]
+
+
+def test_the_tiny_geometry_through_the_same_code(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text(MARKS.format(""))
+    rows = bench_backbone.main([*TINY, "--document", str(document)])
+    assert [row[:3] for row in rows[:2]] == [["tiny", "sdpa", "1"], ["tiny", "eager", "1"]]
+    for row in rows:
+        tokens, encode, forward, weights, peak = row[3:]
+        # <s>, the picture, <s>, the newline after it and a token a byte
+        assert int(tokens) == 1 + 757 + 1 + len("\n" + bench_backbone.TEXT)
+        assert 0 < float(encode) <= float(forward) * 1.5
+        assert 0 < float(weights) < 0.1
+        assert peak == bench_backbone.NOT_MEASURED or float(peak) >= 0
+    written = document.read_text()
+    assert all(f"| {' | '.join(row)} |" in written for row in rows)
+    assert "python -m recipes.bench_backbone --geometry tiny" in written
+    assert f"torch {torch.__version__}" in written
+    assert written.endswith("<!-- /bench_backbone -->\nrest\n")
+
+
+def test_the_published_geometry_waits_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    document = tmp_path / "performance.md"
+    document.write_text(MARKS.format(""))
+    for _ in range(2):  # twice: what was not measured may be replaced
+        rows = bench_backbone.main(["--document", str(document)])
+    assert {cell for row in rows for cell in row[3:]} == {"not measured"}
+    assert "| phi3_v | sdpa | 1 | not measured |" in document.read_text()
+    measured = MARKS.format("| phi3_v | sdpa | 1 | 783 | 9.00 | 10.00 | 7.72 | 1.00 |\n")
+    document.write_text(measured)
+    with pytest.raises(ValueError, match="holds a measured table"):
+        bench_backbone.main(["--document", str(document)])
+    assert document.read_text() == measured
+
+
+def test_published_geometry_is_the_official_one() -> None:
+    from transformers import AutoModel
+
+    from recipes.bench_model import GEOMETRIES
+    from xvlm2vec_st.phi3v import Phi3VConfig
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(Phi3VConfig(**GEOMETRIES["phi3_v"]))
+    assert sum(each.numel() for each in model.parameters()) == 4_146_621_440 - 32064 * 3072
