@@ -3,139 +3,130 @@
     python -m recipes.distill --student teacher/ --corpus parallel.jsonl --languages it,es --out xvlm2vec
     python -m recipes.distill … --lora 16           # adapt the language model only, merged at the end
     python -m recipes.distill … --resume            # go on after a stop, from the last checkpoint
+    python -m recipes.distill --config recipes/configs/xvlm2vec.yaml --corpus … --out …    # as published
+    accelerate launch --config_file recipes/configs/fsdp2_phi3_v.yaml -m recipes.distill …  # many GPUs
 
 The student starts as a copy of the frozen teacher. Until all is done the work lies in OUT.partial;
-OUT appears whole, a folder that stock sentence-transformers loads.
+OUT appears whole, a folder that stock sentence-transformers loads. SIGTERM or Ctrl-C ends a run after
+the update at hand, with a checkpoint.
 """
 
 import argparse
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset
+import torch
+from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
+from recipes import distill_options
+from recipes.distill_options import settings
 from recipes.muon import Muon
 from xvlm2vec_st import (
     DistillationTrainer,
     MultilingualDistillationLoss,
     SentenceTransformer,
+    build,
     load_parallel,
     lora_config,
 )
+from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
+from xvlm2vec_st.checkpoints import last_whole_checkpoint
+from xvlm2vec_st.evaluation import parallel_evaluator
 from xvlm2vec_st.save import save_embedder
-from xvlm2vec_st.trainer import parallel_evaluator
-
-# Parts of the student that stay as they are when all its parameters are trained.
-VISION = ("vision_tower", "multi_modal_projector")
+from xvlm2vec_st.streaming import ParallelStream
+from xvlm2vec_st.trainer import VISION
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, by theme."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument_group("models").add_argument
-    add("--student", required=True, help="the English embedder to start from: folder or Hub id")
-    add("--teacher", help="where targets come from; default: the student's start, as in the paper")
-    add("--out", type=Path, required=True, help="the new folder")
-    add("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
-    add("--resume", action="store_true", help="go on with the unfinished run in OUT.partial")
-    add = parser.add_argument_group("corpus").add_argument
-    add("--corpus", type=Path, required=True, help="JSON lines: id, image, en, and a column a language")
-    add("--languages", required=True, help="as in it,es,fr,de")
-    add("--images", type=Path, help="the folder of the rows' pictures; default: the corpus' own")
-    add("--eval-rows", type=int, default=200, help="rows held out for the evaluation; 0: none")
-    add = parser.add_argument_group("method").add_argument
-    add(
-        "--variant",
-        choices=("main", "image"),
-        default="main",
-        help="the loss: METHOD's L, or L' with image parts",
-    )
-    add(
-        "--lora", type=int, metavar="RANK", help="train a LoRA on the language model; default: all but vision"
-    )
-    add("--dora", action="store_true", help="with --lora: weight-decomposed")
-    add(
-        "--train-vision", action="store_true", help="without --lora: train the vision tower and projector too"
-    )
-    add = parser.add_argument_group("training").add_argument
-    add("--batch-size", type=int, default=32, help="rows a step and device; lower it when memory runs out")
-    add(
-        "--accumulation",
-        type=int,
-        default=1,
-        help="steps a weight update; raise it as the batch gets smaller",
-    )
-    add("--epochs", type=float, default=1.0)
-    add("--steps", type=int, default=-1, help="weight updates; overrides --epochs")
-    add("--learning-rate", type=float, default=1e-5)
-    add("--muon", type=float, metavar="RATE", help="Muon at this rate for hidden matrices, Adam for the rest")
-    add("--warmup", type=int, default=0, help="updates until the full learning rate; cosine decay after")
-    add("--max-grad-norm", type=float, default=0.3)
-    add("--bf16", action="store_true", help="autocast; the loss is fp32 all the same")
-    add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
-    add("--eval-steps", type=int, default=0, help="updates between evaluations; 0: at the end only")
-    add("--save-steps", type=int, default=500, help="updates between checkpoints")
-    add("--logging-steps", type=int, default=20)
-    add("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    """The options: see `recipes.distill_options`."""
+    return distill_options.parse(argv, sys.argv[1:], __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Train as the command line says; returns the finished folder."""
     args = parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     work = args.out.with_name(args.out.name + ".partial")
-    check_folders(args, work)
+    arguments = training_arguments(args, work)
     languages = [code.strip() for code in args.languages.split(",") if code.strip()]
+    with arguments.main_process_first(local=False):
+        if arguments.process_index == 0:
+            check_folders(args, work, arguments.world_size)
 
     # 1. Corpus and models: everything that can be wrong shows before anything is written.
-    data = load_parallel(args.corpus, languages, images=args.images)
+    with arguments.main_process_first():
+        train_rows, held_out = rows(args, languages)
     set_seed(args.seed)
-    student = SentenceTransformer(args.student)
-    prepare(student, args)
+    args.start = start_of(args, work, arguments)
+    student = SentenceTransformer(args.start)
+    types = prepare(student, args)
     # A student that learns an adapter only is its own teacher, with the adapter off.
     own = args.lora and not args.teacher
-    teacher = None if own else SentenceTransformer(args.teacher or args.student)
-    loss = MultilingualDistillationLoss(student, teacher, image_part=args.variant == "image")
-    train_rows, held_out = split(data, args.eval_rows, args.seed)
+    teacher = None if own else SentenceTransformer(args.teacher or args.start)
+    loss = MultilingualDistillationLoss(
+        student,
+        teacher,
+        image_part=args.variant == "image",
+        form=args.form,
+        english_weight=args.english_weight,
+        similarity=args.similarity,
+        temperature=args.temperature,
+        dims=[int(d) for d in args.dims.split(",") if d.strip()],
+        cache=args.cache,
+        projection=args.projection,
+    )
     evaluator = parallel_evaluator(held_out, languages, teacher or student) if held_out is not None else None
+    order_batches(arguments, args, train_rows, languages, loss)
 
     # 2. Train, in OUT.partial.
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "arguments.json").write_text(json.dumps(settings(args), indent=2) + "\n")
+    if arguments.process_index == 0:
+        work.mkdir(parents=True, exist_ok=True)
+        told = settings(args, arguments.world_size)
+        (work / "arguments.json").write_text(json.dumps(told, indent=2) + "\n")
     trainer = DistillationTrainer(
         student,
-        training_arguments(args, work, evaluate=evaluator is not None),
+        arguments,
         train_dataset=train_rows,
         loss=loss,
         evaluator=evaluator,
         languages=languages,
+        image_size=args.image_size,
         # The host makes AdamW and, in any case, the schedule.
         optimizers=(muon(student, args), None),
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if args.resume else None)
+    last = last_whole_checkpoint(work) if args.resume else None
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.stop.signal is not None:
+        print(
+            f"stopped by {trainer.stop.signal.name} after update {trainer.state.global_step}; go on: --resume"
+        )
+        raise SystemExit(128 + trainer.stop.signal)
     if evaluator is not None:
         trainer.evaluate()
 
     # 3. Save, then move into place in one step.
-    final = work / "final"
-    save_embedder(merged(student, args, work), final)
-    (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
-    if args.out.exists():
-        shutil.rmtree(args.out)
-    final.rename(args.out)
-    shutil.rmtree(work)
+    whole = trainer.whole_model()
+    if whole is not None:
+        final = work / "final"
+        save_embedder(finished(whole, args, work, types), final)
+        (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
+        if args.out.exists():
+            shutil.rmtree(args.out)
+        final.rename(args.out)
+        shutil.rmtree(work)
+    trainer.accelerator.wait_for_everyone()
     return args.out
 
 
-def check_folders(args: argparse.Namespace, work: Path) -> None:
+def check_folders(args: argparse.Namespace, work: Path, processes: int) -> None:
     """Refuse to overwrite what is finished or unfinished, and clear it where that is asked for.
 
     Raises:
@@ -146,7 +137,7 @@ def check_folders(args: argparse.Namespace, work: Path) -> None:
     if args.resume:
         if not (work / "arguments.json").is_file():
             raise ValueError(f"{work}: no unfinished run to resume; leave --resume out")
-        before, now = json.loads((work / "arguments.json").read_text()), settings(args)
+        before, now = json.loads((work / "arguments.json").read_text()), settings(args, processes)
         if changed := [key for key in now if now[key] != before.get(key)]:
             told = ", ".join(f"{key} {before.get(key)!r} -> {now[key]!r}" for key in changed)
             raise ValueError(f"{work} was started with other arguments ({told}); resume with the same")
@@ -158,25 +149,90 @@ def check_folders(args: argparse.Namespace, work: Path) -> None:
         shutil.rmtree(work)
 
 
-def settings(args: argparse.Namespace) -> dict[str, object]:
-    """The arguments that make a run what it is, as JSON takes them."""
-    return {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(args).items()
-        if key not in ("resume", "overwrite")
-    }
+def rows(args: argparse.Namespace, languages: list[str]) -> tuple[Dataset | ParallelStream, Dataset | None]:
+    """(training rows, held-out rows or None).
+
+    Raises:
+        ValueError: as `load_parallel` and `ParallelStream`; more held out than half of the corpus, or
+            rows to hold out of a stream.
+    """
+    if args.eval_corpus:
+        held_out = load_parallel(args.eval_corpus, languages, images=args.images)
+    if args.stream:
+        if args.eval_rows and not args.eval_corpus:
+            raise ValueError("--stream sees its rows as it goes: pass --eval-corpus FILE, or --eval-rows 0")
+        stream = ParallelStream(args.corpus, languages, images=args.images, seed=args.seed)
+        return stream, held_out if args.eval_corpus else None
+    data = concatenate_datasets([load_parallel(path, languages, images=args.images) for path in args.corpus])
+    return (data, held_out) if args.eval_corpus else split(data, args.eval_rows, args.seed)
 
 
-def prepare(student: SentenceTransformer, args: argparse.Namespace) -> None:
-    """Decide which parameters learn."""
+def start_of(args: argparse.Namespace, work: Path, arguments: SentenceTransformerTrainingArguments) -> str:
+    """Where the student starts: the folder or Hub id asked for, or that with the adapter merged."""
+    if not (args.adapter or args.num_crops):
+        return args.student
+    start = work / "start"
+    with arguments.main_process_first(local=False):
+        if not start.exists():
+            build(args.student, start, adapter=args.adapter, num_crops=args.num_crops)
+    return str(start)
+
+
+def prepare(student: SentenceTransformer, args: argparse.Namespace) -> set[torch.dtype]:
+    """Decide which parameters learn, in fp32; returns the types that they had.
+
+    At a rate of 1e-5 an update is lost in the 8 bits of bf16.
+    """
+    types = {p.dtype for p in student.parameters()}
     if args.lora:
         student.add_adapter(
-            lora_config(student[0].config.model_type, rank=args.lora, alpha=2 * args.lora, dora=args.dora)
+            lora_config(
+                student[0].config.model_type,
+                rank=args.lora,
+                alpha=2 * args.lora,
+                dora=args.dora,
+                vision=args.train_vision,
+            )
         )
     elif not args.train_vision:
         for name, parameter in student.named_parameters():
-            if any(part in name for part in VISION):
+            if VISION.search(name):
                 parameter.requires_grad_(False)
+    if types != {torch.float32}:
+        for parameter in student.parameters():
+            if parameter.requires_grad or not args.bf16:
+                parameter.data = parameter.data.float()
+    return types
+
+
+def order_batches(
+    arguments: SentenceTransformerTrainingArguments,
+    args: argparse.Namespace,
+    train_rows: Dataset | ParallelStream,
+    languages: list[str],
+    loss: MultilingualDistillationLoss,
+) -> None:
+    """Set the sampler for --tokens-per-batch, and the number of updates.
+
+    Raises:
+        ValueError: fewer rows than an update needs; --tokens-per-batch for a stream.
+    """
+    an_update = args.batch_size * args.accumulation * arguments.world_size
+    if isinstance(train_rows, ParallelStream):
+        if args.tokens_per_batch:
+            raise ValueError("--tokens-per-batch sorts rows beforehand; a stream takes --batch-size alone")
+        if args.steps < 0:
+            arguments.max_steps = max(round(args.epochs * train_rows.rows / an_update), 1)
+        return
+    if len(train_rows) < an_update and args.accumulation * arguments.world_size > 1:
+        raise ValueError(
+            f"an update takes {args.batch_size} rows x --accumulation {args.accumulation} x "
+            f"{arguments.world_size} processes, and {len(train_rows)} rows are there; lower one of them"
+        )
+    if args.tokens_per_batch:
+        shared = loss.shares_prefix
+        costs = row_costs(train_rows, languages, loss.model, image_size=args.image_size, shared=shared)
+        arguments.batch_sampler = TokenBudgetBatches.of_host(train_rows["id"], costs, args.tokens_per_batch)
 
 
 def muon(student: SentenceTransformer, args: argparse.Namespace) -> Muon | None:
@@ -184,12 +240,22 @@ def muon(student: SentenceTransformer, args: argparse.Namespace) -> Muon | None:
     return Muon(student.named_parameters(), args.muon, args.learning_rate) if args.muon else None
 
 
+def finished(
+    student: SentenceTransformer, args: argparse.Namespace, work: Path, types: set[torch.dtype]
+) -> SentenceTransformer:
+    """What is saved: adapters merged unless they are kept, weights in the type that they came in."""
+    whole = student if args.keep_adapter else merged(student, args, work)
+    return whole.to(next(iter(types))) if len(types) == 1 and not args.keep_adapter else whole
+
+
 def merged(student: SentenceTransformer, args: argparse.Namespace, work: Path) -> SentenceTransformer:
     """The student with its adapter, if it has one, merged into the weights."""
     if not args.lora:
         return student
     student[0].model.save_pretrained(work / "adapter")
-    whole = SentenceTransformer(args.student)
+    whole = SentenceTransformer(args.start or args.student)
+    if any(p.dtype != torch.float32 for p in whole.parameters()):
+        whole.float()  # a merge in bf16 loses what was learnt
     whole[0].model = PeftModel.from_pretrained(whole[0].model, str(work / "adapter")).merge_and_unload()
     return whole
 
@@ -210,10 +276,19 @@ def split(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | N
     return parts["train"], parts["test"]
 
 
-def training_arguments(
-    args: argparse.Namespace, work: Path, *, evaluate: bool
-) -> SentenceTransformerTrainingArguments:
+def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransformerTrainingArguments:
     """The host's training arguments."""
+    evaluate = bool(args.eval_steps and (args.eval_rows or args.eval_corpus))
+    more: dict[str, Any] = {}
+    if args.gradient_checkpointing:  # named only when wanted: newer hosts call it another name and warn
+        more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    if args.best:
+        if not evaluate or args.save_steps % args.eval_steps:
+            raise ValueError(
+                f"--best needs --eval-steps that divide --save-steps {args.save_steps}, got {args.eval_steps}"
+            )
+        more |= {"load_best_model_at_end": True, "metric_for_best_model": "sequential_score"}
+        more |= {"greater_is_better": True}
     return SentenceTransformerTrainingArguments(
         output_dir=str(work),
         num_train_epochs=args.epochs,
@@ -223,18 +298,19 @@ def training_arguments(
         learning_rate=args.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.warmup,
-        weight_decay=0.0,
+        weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
         bf16=args.bf16,
-        # Named only when wanted: newer hosts call it activation_checkpointing and warn.
-        **({"gradient_checkpointing": True} if args.gradient_checkpointing else {}),
-        eval_strategy="steps" if evaluate and args.eval_steps else "no",
+        dataloader_num_workers=args.workers,
+        eval_strategy="steps" if evaluate else "no",
         eval_steps=args.eval_steps or None,
         save_steps=args.save_steps,
         save_total_limit=2,
         logging_steps=args.logging_steps,
         seed=args.seed,
-        report_to="none",
+        report_to=args.report_to,
+        use_cpu=not torch.accelerator.is_available(),
+        **more,
     )
 
 

@@ -136,19 +136,40 @@ def test_collator_groups_by_side_and_picture(folder):
     batch = ParallelCollator(fake_preprocess, languages=["it", "de"])(list(data))
     got = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     assert got == {
+        "ids": ["a", "b", "3"],
         "en_image_input_ids": [3],
+        "en_image_language": [0],
         "en_image_row": [0],
         "en_image_side": "en",
         "translated_image_input_ids": [4, 4],
         "translated_image_row": [0, 0],
+        "translated_image_language": [1, 2],
         "translated_image_side": "translated",
         "en_text_input_ids": [5, 9],
         "en_text_row": [1, 2],
+        "en_text_language": [0, 0],
         "en_text_side": "en",
         "translated_text_input_ids": [8, 11],
         "translated_text_row": [1, 2],
+        "translated_text_language": [1, 2],
         "translated_text_side": "translated",
     }
+
+
+def test_a_batch_without_pictures_gets_a_stand_in_where_asked(folder):
+    data = load_parallel(corpus(folder, GOOD), ["it", "de"])
+    options = {"languages": ["it", "de"], "shared": True, "stand_in": True, "given": True}
+    collate = ParallelCollator(fake_preprocess, **options)
+    with_picture, without = collate([data[0], data[1]]), collate([data[1], data[2]])
+    assert with_picture["texts_row"].tolist() == [0, 0, 0, 1, 1]
+    assert without["texts_row"].tolist() == [0, 0, 1, 1, -1]
+    assert without["texts_given"] == ["a cat", "red apple"], "the stand-in has no target"
+
+
+def test_pictures_are_resized_where_asked(folder):
+    data = load_parallel(corpus(folder, GOOD[:1]), ["it"])
+    collate = ParallelCollator(fake_preprocess, languages=["it"], given=True, image_size=7)
+    assert collate([data[0]])["en_image_given"][0]["image"].size == (7, 7)
 
 
 def test_a_picture_is_decoded_once_for_all_its_languages(folder, monkeypatch):

@@ -18,6 +18,8 @@ from PIL import Image
 from sentence_transformers.base.data_collator import BaseDataCollator
 from tqdm import tqdm
 
+from xvlm2vec_st.archives import KINDS, MARK, picture_file
+
 SOURCE = "en"
 
 
@@ -89,37 +91,39 @@ def load_parallel(
     """A corpus file as a memory-mapped `datasets.Dataset`, checked in one pass.
 
     Columns: `id`, `image` (absolute path or None), `en`, and each of `languages` (text or None).
-    Pictures are found under `images` (default: the file's folder) and opened, not yet decoded.
+    Pictures are found under `images`, a folder or a zip, tar or parquet file (default: the file's
+    folder), and opened, not yet decoded.
 
     Raises:
-        ValueError: a bad line, a language twice or unknown to the whole file, a missing or
-            unreadable picture, an empty file. The message names file, line, and value.
+        ValueError: a bad line, an id in two rows, a language twice or unknown to the whole file, a
+            missing or unreadable picture, an empty file. The message names file, line, and value.
     """
     path = Path(path)
     check_languages(languages)
     if not path.is_file():
         raise ValueError(f"{path}: no such corpus file")
-    root = Path(images) if images is not None else path.parent
     columns = [SOURCE, *languages]
     stat = path.stat()
 
     def rows(size: int, changed: int) -> Iterator[dict[str, str | None]]:
         """`size` and `changed` are part of the cache's key: an edited file is read anew."""
         seen: set[str] = set()
-        empty = True
+        ids: set[str] = set()
         with tqdm(desc=f"reading {path.name}", unit=" rows", disable=not show_progress) as bar:
             for row in read_parallel(path, languages):
+                if row.id in ids:
+                    raise ValueError(f"{path}: id {row.id!r} stands in two rows; give each row its own")
+                ids.add(row.id)
                 image = None
                 if row.image is not None:
-                    image = str(root / row.image)
+                    image = located(row.image, images, path)
                     if image not in seen:
                         open_image(image, row.id).close()
                         seen.add(image)
                 texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
                 yield {"id": row.id, "image": image, **texts}
                 bar.update()
-                empty = False
-        if empty:
+        if not ids:
             raise ValueError(f"{path}: no rows")
 
     features = Features({name: Value("string") for name in ("id", "image", *columns)})
@@ -136,6 +140,17 @@ def load_parallel(
         if data.data.column(language).null_count == len(data):
             raise ValueError(f"{path}: no row has language {language!r}; ask for one that is there")
     return data
+
+
+def located(image: str, images: str | Path | None, corpus: Path) -> str:
+    """Where a row's picture lies: a path, or ARCHIVE::NAME.
+
+    >>> located("a/1.png", "all.zip", Path("c/parallel.jsonl")), located("1.png", None, Path("c/p.jsonl"))
+    ('all.zip::a/1.png', 'c/1.png')
+    """
+    if images is not None and Path(images).suffix in KINDS:
+        return f"{images}{MARK}{image}"
+    return str((Path(images) if images is not None else corpus.parent) / image)
 
 
 def check_languages(languages: Sequence[str]) -> None:
@@ -162,46 +177,14 @@ def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
         ValueError: no such file, or no picture, with the row's id and the path.
     """
     try:
-        picture = Image.open(path)
+        picture = Image.open(picture_file(path))
         return picture.convert("RGB") if decode else picture
     except FileNotFoundError:
         raise ValueError(
-            f"row {row}: image {path} not found; pass --images with the folder it is in"
+            f"row {row}: image {path} not found; pass --images with the folder or archive it is in"
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"row {row}: image {path} cannot be read: {error}") from error
-
-
-@dataclass
-class ParallelCollator(BaseDataCollator):
-    """Rows of `load_parallel` → features for `MultilingualDistillationLoss`.
-
-    With `shared`, for a model that shares prefixes: one group `texts_*`, with the features that
-    `model.preprocess` gives for all texts of all rows, `row` (which row of the batch a text belongs
-    to) and `language` (0: English, else 1 + the place in `languages`).
-
-    Otherwise four groups at most: `en_text_*` and `en_image_*` (English, without and with a picture),
-    `translated_text_*` and `translated_image_*`, so that texts alone are not padded to the length of
-    pictures; each holds `row` and `side` ("en" or "translated").
-
-    A picture is decoded once a row, whatever the number of languages.
-    """
-
-    languages: Sequence[str] = ()
-    shared: bool = False
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate a list of rows; groups without an item are left out."""
-        groups: dict[str, list[Item]] = {}
-        for item in items_of(features, (SOURCE, *self.languages)):
-            kind = "text" if isinstance(item.given, str) else "image"
-            side = "translated" if item.language else SOURCE
-            groups.setdefault("texts" if self.shared else f"{side}_{kind}", []).append(item)
-        return {
-            f"{group}_{key}": value
-            for group, items in groups.items()
-            for key, value in collate_group(group.split("_")[0], items, self.preprocess_fn).items()
-        }
 
 
 @dataclass(frozen=True)
@@ -213,19 +196,97 @@ class Item:
     given: Any
 
 
-def items_of(rows: list[dict[str, Any]], languages: Sequence[str]) -> Iterator[Item]:
+@dataclass
+class ParallelCollator(BaseDataCollator):
+    """Rows of `load_parallel` → features for `MultilingualDistillationLoss`.
+
+    With `shared`, for a model that shares prefixes, and for one that runs in several processes: one
+    group `texts_*`, with the features that `model.preprocess` gives for all texts of all rows, `row`
+    (which row of the batch a text belongs to) and `language` (0: English, else 1 + the place in
+    `languages`).
+
+    Otherwise four groups at most: `en_text_*` and `en_image_*` (English, without and with a picture),
+    `translated_text_*` and `translated_image_*`, so that texts alone are not padded to the length of
+    pictures; each holds `row`, `language` and `side` ("en" or "translated").
+
+    `ids` lists the rows' ids. A picture is decoded once a row, whatever the number of languages.
+
+    Attributes:
+        given: whether groups with English texts hold the inputs themselves too, for a teacher that
+            reads in its own way or keeps its targets.
+        image_size: pixels to which both sides of every picture are resized; None: as they are.
+        stand_in: with `shared`: whether a batch without a picture gets one in a text of row -1.
+        limit: tokens that the model takes at most; None: any number.
+        tokenizer: the model's, to tell a text that is as long as the limit from one that was cut.
+
+    Raises:
+        ValueError: a row longer than `limit`: the host would cut it without a word, and a last token
+            that is not the last says something else.
+    """
+
+    languages: Sequence[str] = ()
+    shared: bool = False
+    given: bool = False
+    image_size: int | None = None
+    stand_in: bool = False
+    limit: int | None = None
+    tokenizer: Any = None
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate a list of rows; groups without an item are left out."""
+        groups: dict[str, list[Item]] = {}
+        items = list(items_of(features, (SOURCE, *self.languages), self.image_size))
+        if self.stand_in and self.shared and all(isinstance(item.given, str) for item in items):
+            blank = Image.new("RGB", (32, 32))
+            items.append(Item(-1, 0, {"image": blank, "text": features[0][SOURCE]}))
+        for item in items:
+            kind = "text" if isinstance(item.given, str) else "image"
+            side = "translated" if item.language else SOURCE
+            groups.setdefault("texts" if self.shared else f"{side}_{kind}", []).append(item)
+        ids = [row["id"] for row in features]
+        batch: dict[str, Any] = {"ids": ids}
+        for group, members in groups.items():
+            found = collate_group(group.split("_")[0], members, self.preprocess_fn, self.given)
+            if self.limit is not None:
+                self._check_lengths(found, members, ids)
+            batch |= {f"{group}_{key}": value for key, value in found.items()}
+        return batch
+
+    def _check_lengths(self, features: dict[str, Any], items: list[Item], ids: list[str]) -> None:
+        full = features["attention_mask"].sum(-1) >= self.limit
+        for place in full.nonzero().flatten().tolist():
+            item = items[place]
+            alone = isinstance(item.given, str)
+            if alone and len(self.tokenizer(item.given, truncation=False)["input_ids"]) <= self.limit:
+                continue
+            what = (SOURCE, *self.languages)[item.language] + (" text" if alone else " text with its picture")
+            raise ValueError(
+                f"row {ids[item.row]}: its {what} is longer than the {self.limit} tokens that the model "
+                "takes; shorten it, raise max_seq_length, or leave the row out"
+            )
+
+
+def items_of(
+    rows: list[dict[str, Any]], languages: Sequence[str], image_size: int | None = None
+) -> Iterator[Item]:
     """The texts of a batch's rows, English first."""
     for number, row in enumerate(rows):
         picture = None if row["image"] is None else open_image(row["image"], row["id"], decode=True)
+        if picture is not None and image_size is not None:
+            picture = picture.resize((image_size, image_size))
         for language, code in enumerate(languages):
             if row[code] is not None:
                 given = row[code] if picture is None else {"image": picture, "text": row[code]}
                 yield Item(number, language, given)
 
 
-def collate_group(group: str, items: list[Item], preprocess: Callable) -> dict[str, Any]:
+def collate_group(group: str, items: list[Item], preprocess: Callable, given: bool = False) -> dict[str, Any]:
     """Preprocessed items, and what they are: see `ParallelCollator`."""
-    features = {**preprocess([item.given for item in items]), "row": torch.tensor([i.row for i in items])}
-    if group == "texts":
-        return features | {"language": torch.tensor([item.language for item in items])}
-    return features | {"side": group}
+    features = {
+        **preprocess([item.given for item in items]),
+        "row": torch.tensor([item.row for item in items]),
+        "language": torch.tensor([item.language for item in items]),
+    }
+    if given and group != "translated":
+        features["given"] = [item.given for item in items if item.language == 0 and item.row >= 0]
+    return features if group == "texts" else features | {"side": group}

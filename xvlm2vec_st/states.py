@@ -2,29 +2,38 @@
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import Tensor, nn
 
 from xvlm2vec_st.lvlm import PER_ROW
 
 # Features of ours that no model takes.
-BOOKKEEPING = ("row", "side", "language")
+BOOKKEEPING = ("row", "side", "language", "given", "ids")
+
+
+def head_of(model: SentenceTransformer) -> list[nn.Module]:
+    """The modules between the token states and the normalisation: Pooling, and Dense layers if any.
+
+    Raises:
+        ValueError: unless the model is Transformer, Pooling and, at will, Dense and Normalize.
+    """
+    modules = list(model.children())
+    head = modules[1:-1] if len(modules) > 2 and isinstance(modules[-1], Normalize) else modules[1:]
+    fits = head and isinstance(modules[0], Transformer) and isinstance(head[0], Pooling)
+    if not fits or not all(isinstance(module, Dense) for module in head[1:]):
+        shape = " + ".join(type(module).__name__ for module in modules)
+        raise ValueError(f"a model of Transformer, Pooling and perhaps Normalize is needed, got {shape}")
+    return head
 
 
 def pooling_of(model: SentenceTransformer) -> Pooling:
-    """The model's pooling module.
+    """The model's pooling module; raises as `head_of`."""
+    return head_of(model)[0]
 
-    Raises:
-        ValueError: unless the model is Transformer, Pooling and, at will, Normalize.
-    """
-    modules = list(model.children())
-    shape = [type(module).__name__ for module in modules]
-    fits = len(modules) in (2, 3) and isinstance(modules[0], Transformer) and isinstance(modules[1], Pooling)
-    if not fits or not all(isinstance(module, Normalize) for module in modules[2:]):
-        raise ValueError(
-            f"a model of Transformer, Pooling and perhaps Normalize is needed, got {' + '.join(shape)}"
-        )
-    return modules[1]
+
+def width_of(model: SentenceTransformer) -> int:
+    """Dimensions of the states that are compared."""
+    return model.get_embedding_dimension()
 
 
 def token_states(model: nn.Module, features: dict) -> dict[str, Tensor]:
@@ -42,6 +51,19 @@ def sentence_state(pooling: Pooling, states: dict[str, Tensor]) -> Tensor:
     """
     taken = {key: states[key] for key in ("token_embeddings", "attention_mask")}
     return pooling(taken)["sentence_embedding"].float()
+
+
+def compared(
+    head: list[nn.Module], states: dict[str, Tensor], features: dict, marks: tuple[int, ...] = ()
+) -> dict[str, Tensor]:
+    """`sentence` states after the head and, where `marks` end an image part, its `image_part` states."""
+    sentence = sentence_state(head[0], states)
+    for dense in head[1:]:
+        sentence = dense({"sentence_embedding": sentence})["sentence_embedding"].float()
+    if not marks:
+        return {"sentence": sentence}
+    mask = image_part_mask(features["input_ids"], states["attention_mask"], marks)
+    return {"sentence": sentence, "image_part": masked_mean(states["token_embeddings"], mask)}
 
 
 def image_part_mask(input_ids: Tensor, attention_mask: Tensor, marks: tuple[int, ...]) -> Tensor:
@@ -90,6 +112,6 @@ def selected(features: dict, chosen: Tensor) -> dict | None:
     """
     if "picture_group" not in features and any("pixel" in key for key in features):
         return None
-    kept = {key: features[key][chosen] for key in (*PER_ROW, *BOOKKEEPING) if key in features}
+    kept = {key: features[key][chosen] for key in (*PER_ROW, "row", "language") if key in features}
     used = kept["attention_mask"].any(0)
     return features | {key: value[:, used] if value.ndim == 2 else value for key, value in kept.items()}

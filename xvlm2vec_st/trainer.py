@@ -1,26 +1,48 @@
-"""The host's trainer on parallel rows."""
+"""The host's trainer on parallel rows: one process or many, sharded or not, nothing lost."""
 
+import re
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import torch
+import transformers
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers.base.evaluation import SequentialEvaluator
-from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, TranslationEvaluator
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from xvlm2vec_st.parallel import SOURCE, ParallelCollator, open_image
+from xvlm2vec_st.checkpoints import seal
+from xvlm2vec_st.evaluation import parallel_evaluator  # noqa: F401 - its old place
+from xvlm2vec_st.parallel import SOURCE, ParallelCollator
+from xvlm2vec_st.sharding import check_plugin, filled, hollow, shard_on_cpu
+from xvlm2vec_st.stopping import StopOnSignal
+from xvlm2vec_st.streaming import ParallelStream
+
+# Names of parameters that a text alone does not reach.
+VISION = re.compile(r"vision|visual|connector|projector|img_")
 
 
 class DistillationTrainer(SentenceTransformerTrainer):
-    """`SentenceTransformerTrainer` over the rows of `load_parallel`.
+    """`SentenceTransformerTrainer` over the rows of `load_parallel` or of a `ParallelStream`.
 
     Takes what its base takes, and `languages`: which columns are translations. The batch size
     counts rows; a row holds one English text and up to `len(languages)` translations. Where the loss
     (given by name) shares prefixes, what a row's texts have in common is computed once.
+
+    Runs under `accelerate launch` with DDP or FSDP2. In several processes a batch is one forward in
+    each, whatever it holds, so that none waits for another. SIGTERM and SIGINT end the run after the
+    update at hand, with a checkpoint.
+
+    Attributes:
+        stop: its `signal` says what ended the run early.
+
+    Raises:
+        ValueError: settings of FSDP that cannot work (`check_plugin`). While training: a loss that is
+            no number, a row longer than the model, a device out of memory.
 
     Example::
 
@@ -30,15 +52,94 @@ class DistillationTrainer(SentenceTransformerTrainer):
     """
 
     def __init__(
-        self, model: SentenceTransformer, *args: Any, languages: Sequence[str], **kwargs: Any
+        self,
+        model: SentenceTransformer,
+        *args: Any,
+        languages: Sequence[str],
+        image_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        shared = getattr(kwargs.get("loss"), "shares_prefix", False)
-        collator = ParallelCollator(model.preprocess, languages=tuple(languages), shared=shared)
+        self.languages = (SOURCE, *languages)
+        self.stop = StopOnSignal()
+        self._unsharded = model
+        loss = kwargs.get("loss")
+        collator = ParallelCollator(
+            model.preprocess,
+            languages=tuple(languages),
+            shared=getattr(loss, "shares_prefix", False),
+            given=getattr(loss, "needs_given", False),
+            image_size=image_size,
+            limit=model[0].max_seq_length,
+            tokenizer=model.tokenizer,
+        )
         kwargs.setdefault("data_collator", collator)
         # The card's callback cannot draw widget examples from rows with empty cells.
         model.model_card_data.generate_widget_examples = False
         model.model_card_data.widget = model.model_card_data.widget or [{"text": "red apple"}]
         super().__init__(model, *args, **kwargs)
+        self.add_callback(self.stop)
+        self.add_callback(TellSamplersTheEpoch())
+        if self.args.world_size > 1 and isinstance(self.data_collator, ParallelCollator):
+            self.data_collator.shared = True
+            learns_vision = any(p.requires_grad and VISION.search(n) for n, p in model.named_parameters())
+            self.data_collator.stand_in = self.is_fsdp_enabled and learns_vision
+        self._reset_watch()
+
+    # ---- Several processes ----
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The host's, with FSDP2 on CPUs too, and a hollow copy to save a sharded model by."""
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self.accelerator, self.args)
+        self.is_fsdp_enabled = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
+        if self.is_fsdp_enabled:
+            check_plugin(self.accelerator.state.fsdp_plugin)
+            self._hollow = hollow(self._unsharded)
+            # accelerate shards the last child whose type says Norm by itself; the host's Normalize, which
+            # has no weights, cannot be. It is told to look among the children of the first module.
+            self._unsharded.base_model_prefix = "0"
+        del self._unsharded
+
+    def whole_model(self) -> SentenceTransformer | None:
+        """The model with all its weights in the first process, None in the others; all must ask."""
+        if not self.is_fsdp_enabled:
+            return self.accelerator.unwrap_model(self.model) if self.args.should_save else None
+        states = self.accelerator.get_state_dict(self.model)
+        return filled(self._hollow, states) if self.args.should_save else None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The host's, in one process; a gathered state, which it ignores, is saved."""
+        if not self.args.should_save:
+            return
+        if state_dict is None:
+            return super()._save(output_dir)
+        sharded, self.model = self.model, filled(self._hollow, state_dict)
+        try:
+            super()._save(output_dir)
+        finally:
+            self.model = sharded
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """The host's, sealed when all processes have written."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.exists():  # what a killed run left
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(folder)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        """Resume; an adapter is put back by peft, for the host's own loader drops DoRA's magnitudes."""
+        if self.is_fsdp_enabled:
+            return transformers.Trainer._load_from_checkpoint(self, checkpoint_path, model or self.model)
+        adapter = Path(checkpoint_path) / "adapter_model.safetensors"
+        if not adapter.is_file():
+            return super()._load_from_checkpoint(checkpoint_path)
+        left = set_peft_model_state_dict(self.model[0].model, load_adapter_states(adapter))
+        if left.unexpected_keys:
+            raise ValueError(f"{adapter}: keys that fit nothing: {left.unexpected_keys}")
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The host's, without its statistics of columns: they fail on the first empty cell."""
@@ -46,51 +147,117 @@ class DistillationTrainer(SentenceTransformerTrainer):
         super().add_model_card_callback(default_args_dict)
         self.train_dataset, self.eval_dataset = kept
 
-    def _load_from_checkpoint(self, checkpoint_path: str, *args: Any) -> None:
-        """Resume; an adapter is put back by peft, for the host's own loader drops DoRA's magnitudes."""
-        adapter = Path(checkpoint_path) / "adapter_model.safetensors"
-        if not adapter.is_file():
-            return super()._load_from_checkpoint(checkpoint_path, *args)
-        left = set_peft_model_state_dict(self.model[0].model, load_adapter_states(adapter))
-        if left.unexpected_keys:
-            raise ValueError(f"{adapter}: keys that fit nothing: {left.unexpected_keys}")
+    # ---- Rows ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """The host's, stopped by signals after an update, and a stream where it was left."""
+        if isinstance(self.train_dataset, ParallelStream) and isinstance(resume_from_checkpoint, str):
+            state = transformers.TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            self.train_dataset.passed_over = state.global_step * self.args.gradient_accumulation_steps
+        with self.stop:
+            return super().train(resume_from_checkpoint, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The host's; a stream, which it does not know, deals its rows to processes by itself."""
+        if not isinstance(self.train_dataset, ParallelStream):
+            return super().get_train_dataloader()
+        size = self.args.train_batch_size
+        self.train_dataset.deal(size, self.args.process_index, self.args.world_size)
+        return DataLoader(
+            self.train_dataset,
+            batch_size=size,
+            collate_fn=self.train_dataset.collating(self.data_collator),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    # ---- Steps ----
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's; a device out of memory is told in words of this package."""
+        try:
+            return super().training_step(*args, **kwargs)
+        except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU's allocator, which has no type
+            if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+                raise
+            raise ValueError(
+                f"out of memory in update {self.state.global_step + 1}, {self.args.train_batch_size} rows a "
+                "batch; lower --batch-size (and raise --accumulation), --tokens-per-batch or --image-size, "
+                f"or take --gradient-checkpointing or --lora ({str(error).splitlines()[0]})"
+            ) from error
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The host's; a loss that is no number stops the run with its rows."""
+        ids = inputs.pop("ids", None)
+        tokens = sum(value.sum() for key, value in inputs.items() if key.endswith("attention_mask"))
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        watched = getattr(self.loss, "watched", [])
+        if not torch.isfinite(result[0] if isinstance(result, tuple) else result):
+            rows = sorted({int(r) for row, _, error in watched for r in row[~error.isfinite()]})
+            named = [ids[row] for row in rows] if ids and rows else ids
+            raise ValueError(
+                f"the loss of update {self.state.global_step + 1} is no number; rows: "
+                f"{', '.join(named or '?')}; look at their texts and pictures, lower --learning-rate, "
+                "or train without --bf16"
+            )
+        if model.training:
+            self._tally[0] += len(ids or ())
+            self._tally[1] += tokens
+            for _, language, error in watched:
+                self._heard.index_add_(1, language, torch.stack((error, torch.ones_like(error))).double())
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The host's, with each language's error, rows and tokens a second, and hours left."""
+        if "loss" in logs:
+            logs = logs | self._progress()
+        super().log(logs, start_time)
+
+    def _progress(self) -> dict[str, float]:
+        heard = self.accelerator.reduce(self._heard, reduction="sum")
+        rows, tokens = self.accelerator.reduce(self._tally, reduction="sum").tolist()
+        errors = {
+            f"error_{code}": round((total / count).item(), 6)
+            for code, total, count in zip(self.languages, *heard, strict=True)
+            if count
+        }
+        seconds = time.perf_counter() - self._since
+        updates = self.state.global_step - self._from
+        left = (self.state.max_steps - self.state.global_step) * seconds / max(updates, 1)
+        self._reset_watch()
+        pace = {"rows_per_second": rows / seconds, "tokens_per_second": tokens / seconds}
+        return errors | {
+            name: round(value, 2) for name, value in (pace | {"hours_left": left / 3600}).items()
+        }
+
+    def _reset_watch(self) -> None:
+        device = self.args.device
+        self._heard = torch.zeros(2, len(self.languages), dtype=torch.float64, device=device)
+        self._tally = torch.zeros(2, dtype=torch.float64, device=device)
+        self._since, self._from = time.perf_counter(), self.state.global_step
+
+
+class TellSamplersTheEpoch(transformers.TrainerCallback):
+    """Every sampler of the loader learns the epoch, in a resumed run of several processes too.
+
+    There the host looks for samplers two wrappers deep, and a third one hides them: the rows of a later
+    epoch would come in the order of the first.
+    """
+
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, train_dataloader: Any, **kwargs: Any
+    ) -> None:
+        """Before the host's own attempt."""
+        wrapped = [train_dataloader]
+        while wrapped:
+            sampler = wrapped.pop()
+            if sampler is not train_dataloader and hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(int(state.epoch or 0))
+            inner = (getattr(sampler, name, None) for name in ("batch_sampler", "sampler"))
+            wrapped += [found for found in inner if found is not None]
 
 
 def load_adapter_states(path: Path) -> dict[str, Tensor]:
     """An adapter file's tensors, named as the model's own modules are (without peft's prefix)."""
     return {key.removeprefix("base_model.model."): value for key, value in load_file(path).items()}
-
-
-def parallel_evaluator(
-    rows: Dataset, languages: Sequence[str], teacher: SentenceTransformer, *, batch_size: int = 64
-) -> SequentialEvaluator:
-    """Score held-out rows: the mean over languages as the main score, English drift apart.
-
-    A language's score is how often a translation finds its English twin and the other way round
-    (`TranslationEvaluator`); `english_negative_mse` is the student's distance to the teacher's English.
-    """
-
-    def inputs(language: str) -> tuple[list[int], list]:
-        chosen = [i for i, row in enumerate(rows) if row[language] is not None]
-        return chosen, [_input(rows[i], language) for i in chosen]
-
-    _, english = inputs(SOURCE)
-    evaluators = []
-    for language in languages:
-        chosen, translated = inputs(language)
-        if not chosen:
-            raise ValueError(f"no held-out row has language {language!r}; hold out more rows")
-        twins = [english[i] for i in chosen]
-        evaluators.append(TranslationEvaluator(twins, translated, batch_size=batch_size, name=language))
-    drift = MSEEvaluator(english, english, teacher_model=teacher, batch_size=batch_size, name="english")
-    count = len(evaluators)
-    return SequentialEvaluator(
-        [*evaluators, drift], main_score_function=lambda scores: sum(scores[:count]) / count
-    )
-
-
-def _input(row: dict[str, Any], language: str) -> Any:
-    """A row in one language, as `encode` takes it."""
-    if row["image"] is None:
-        return row[language]
-    return {"image": open_image(row["image"], row["id"], decode=True), "text": row[language]}

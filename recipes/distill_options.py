@@ -1,0 +1,185 @@
+"""The options of `recipes.distill`, from the command line and from a file."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FLAG = argparse.BooleanOptionalAction
+# What says how a run is started, not what it is.
+OF_THE_START = ("config", "resume", "overwrite", "start")
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """All options, by theme."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", type=Path, help="a YAML file of options, which the command line overrides"
+    )
+    models(parser.add_argument_group("models").add_argument)
+    corpus(parser.add_argument_group("corpus").add_argument)
+    method(parser.add_argument_group("method").add_argument)
+    training(parser.add_argument_group("training").add_argument)
+    parser.set_defaults(start=None)
+    return parser
+
+
+def models(add: Any) -> None:
+    """What learns from what."""
+    add("--student", required=True, help="the English embedder to start from: folder or Hub id, raw or built")
+    add("--adapter", help="LoRA or DoRA to merge into the student first: folder or Hub id")
+    add("--num-crops", type=int, help="phi3_v: tiles a picture at most, beside the whole")
+    add("--teacher", help="where targets come from; default: the student's start, as in the paper")
+    add(
+        "--projection",
+        action=FLAG,
+        default=False,
+        help="a teacher of another width or pooling: learn a layer to its space",
+    )
+    add("--cache", type=Path, help="a folder that keeps the teacher's targets, for later epochs and runs")
+    add("--out", type=Path, required=True, help="the new folder")
+    add("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
+    add("--resume", action="store_true", help="go on with the unfinished run in OUT.partial")
+
+
+def corpus(add: Any) -> None:
+    """What is learnt from."""
+    add(
+        "--corpus", type=Path, nargs="+", required=True, help="JSON lines: id, image, en, a column a language"
+    )
+    add("--languages", required=True, help="as in it,es,fr,de")
+    add(
+        "--images", type=Path, help="folder, zip, tar or parquet of the pictures; default: the corpus' folder"
+    )
+    add("--image-size", type=int, help="pixels of both sides in training; default: pictures as they are")
+    add(
+        "--stream",
+        action=FLAG,
+        default=False,
+        help="read the corpus as it goes: larger than memory; needs --steps or --epochs",
+    )
+    add("--eval-rows", type=int, default=200, help="rows held out for the evaluation; 0: none")
+    add("--eval-corpus", type=Path, help="a file of held-out rows, instead of --eval-rows")
+
+
+def method(add: Any) -> None:
+    """What is asked of the student."""
+    add("--variant", choices=("main", "image"), default="main", help="METHOD's L, or L' with image parts")
+    add("--form", choices=("mse", "cosine"), default="mse", help="of the error; the paper's is mse")
+    add("--english-weight", type=float, default=0.5, help="of the English; the translations have the rest")
+    add("--similarity", type=float, default=0.0, help="weight of the batch's similarities as a further term")
+    add("--temperature", type=float, default=0.05, help="of --similarity")
+    add("--dims", default="", help="Matryoshka: leading dimensions, as in 3072,512,128")
+    add(
+        "--lora", type=int, metavar="RANK", help="train a LoRA on the language model; default: all but vision"
+    )
+    add("--dora", action=FLAG, default=False, help="with --lora: weight-decomposed")
+    add(
+        "--keep-adapter", action=FLAG, default=False, help="with --lora: save the adapter, not merged weights"
+    )
+    add(
+        "--train-vision",
+        action=FLAG,
+        default=False,
+        help="train the vision tower and projector too, or adapt them",
+    )
+
+
+def training(add: Any) -> None:
+    """How the weights get there."""
+    add("--batch-size", type=int, default=32, help="rows a step and device; lower it when memory runs out")
+    add(
+        "--tokens-per-batch", type=int, help="at most so many tokens a step and device; --batch-size rows too"
+    )
+    add(
+        "--accumulation",
+        type=int,
+        default=1,
+        help="steps a weight update; raise it as the batch gets smaller",
+    )
+    add("--epochs", type=float, default=1.0)
+    add("--steps", type=int, default=-1, help="weight updates; overrides --epochs")
+    add("--learning-rate", type=float, default=1e-5)
+    add("--muon", type=float, metavar="RATE", help="Muon at this rate for hidden matrices, Adam for the rest")
+    add("--warmup", type=int, default=0, help="updates until the full learning rate; cosine decay after")
+    add("--weight-decay", type=float, default=0.0)
+    add("--max-grad-norm", type=float, default=0.3)
+    add(
+        "--bf16",
+        action=FLAG,
+        default=False,
+        help="autocast; weights that learn, and the loss, are fp32 all the same",
+    )
+    add("--gradient-checkpointing", action=FLAG, default=False, help="less memory, a third more time")
+    add("--workers", type=int, default=0, help="processes that open pictures, a device")
+    add("--eval-steps", type=int, default=0, help="updates between evaluations; 0: at the end only")
+    add(
+        "--best",
+        action=FLAG,
+        default=False,
+        help="keep the evaluated checkpoint with the best mean over the languages",
+    )
+    add("--save-steps", type=int, default=500, help="updates between checkpoints")
+    add("--logging-steps", type=int, default=20)
+    add("--report-to", default=watcher(), help="tensorboard, wandb, …; default: tensorboard where installed")
+    add("--seed", type=int, default=0)
+
+
+def watcher() -> str:
+    """TensorBoard where it is installed."""
+    return "tensorboard" if find_spec("tensorboard") or find_spec("tensorboardX") else "none"
+
+
+def parse(argv: Sequence[str] | None, words: Sequence[str], description: str | None) -> argparse.Namespace:
+    """The options of a command line; `words` is what it is when `argv` is None."""
+    given = list(words if argv is None else argv)
+    parser = parser_of(description)
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--config", type=Path)
+    config = known.parse_known_args(given)[0].config
+    return parser.parse_args([*(config_words(config, parser) if config else []), *given])
+
+
+def config_words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """A YAML file of options, named as on the command line without the dashes, as command line words.
+
+    Raises:
+        ValueError: no such file, no YAML mapping, or a key that is no option, with the nearest one.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such configuration file")
+    values = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a mapping of options to values is needed, got {type(values).__name__}")
+    options = {s[2:]: a for a in parser._actions for s in a.option_strings if s.startswith("--")}
+    words: list[str] = []
+    for key, value in values.items():
+        if key not in options or key in ("config", "help"):
+            (near,) = difflib.get_close_matches(str(key), options, n=1, cutoff=0.0)
+            raise ValueError(f"{path}: no option {key!r}; the nearest one is {near!r}")
+        if isinstance(value, bool):
+            words += [f"--{key}"] if value else [f"--no-{key}"] if f"no-{key}" in options else []
+        elif isinstance(value, list):
+            several = options[key].nargs == "+"
+            words += [f"--{key}", *map(str, value)] if several else [f"--{key}", ",".join(map(str, value))]
+        elif value is not None:
+            words += [f"--{key}", str(value)]
+    return words
+
+
+def settings(args: argparse.Namespace, processes: int) -> dict[str, Any]:
+    """The options that make a run what it is, as JSON takes them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        return str(value) if isinstance(value, Path) else value
+
+    told = {key: plain(value) for key, value in vars(args).items() if key not in OF_THE_START}
+    return told | {"processes": processes}

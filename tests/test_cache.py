@@ -1,0 +1,219 @@
+"""Teacher targets on disk: bits, keys, several processes, kills, full disks."""
+
+import multiprocessing
+import os
+import resource
+import signal
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
+from xvlm2vec_st.cache import TargetStore, fingerprint, item_key, preprocessing
+from xvlm2vec_st.parallel import ParallelCollator
+
+LANGUAGES = ("it", "de")
+KEYS = [bytes([n]) * 16 for n in range(9)]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    found = []
+    for number in range(6):
+        picture = None
+        if number % 3:
+            picture = str(folder / f"{number}.png")
+            tiny.picture(number).save(picture)
+        found.append(
+            {"id": str(number), "image": picture, "en": f"text {number}", "it": f"t{number}", "de": "d"}
+        )
+    return found
+
+
+def student_and(teacher="llava"):
+    return SentenceTransformer(str(tiny.embedder("llava"))), SentenceTransformer(str(tiny.embedder(teacher)))
+
+
+def batch(loss, rows):
+    collate = ParallelCollator(
+        loss.model.preprocess, languages=LANGUAGES, shared=True, given=loss.needs_given
+    )
+    return {key.removeprefix("texts_"): value for key, value in collate(rows).items()}
+
+
+def targets(loss, rows):
+    features = batch(loss, rows)
+    return loss.teacher.targets(features, features["language"] == 0)
+
+
+@pytest.mark.parametrize("image_part", [False, True])
+def test_targets_are_the_live_ones_bit_by_bit_and_later_cost_nothing(rows, tmp_path, image_part):
+    live = MultilingualDistillationLoss(*student_and(), image_part=image_part)
+    expected = targets(live, rows)
+    kept = MultilingualDistillationLoss(*student_and(), image_part=image_part, cache=tmp_path)
+    first, second = targets(kept, rows), targets(kept, rows)
+    assert kept.teacher.forwards == 1
+    assert first.keys() == expected.keys() and len(first) == 1 + image_part
+    for name in first:
+        assert torch.equal(first[name], expected[name]) and torch.equal(second[name], expected[name])
+        assert expected[name].abs().max() > 0
+    again = MultilingualDistillationLoss(*student_and(), image_part=image_part, cache=tmp_path)
+    backwards = targets(again, rows[::-1])  # a second run, reordered
+    assert again.teacher.forwards == 0
+    assert all(torch.equal(backwards[name].flip(0), expected[name]) for name in expected)
+
+
+def test_the_loss_itself_is_the_same(rows, tmp_path):
+    live = MultilingualDistillationLoss(*student_and())
+    kept = MultilingualDistillationLoss(*student_and(), cache=tmp_path)
+    expected = {name: part.item() for name, part in live([batch(live, rows)]).items()}
+    for _ in range(2):
+        assert {name: part.item() for name, part in kept([batch(kept, rows)]).items()} == expected
+    assert kept.teacher.forwards == 1 and expected["translated"] > 0
+
+
+def test_a_student_that_is_its_own_teacher_shares_the_base_models_targets(rows, tmp_path):
+    kept = MultilingualDistillationLoss(*student_and(), cache=tmp_path)
+    expected = targets(kept, rows)
+    student = SentenceTransformer(str(tiny.embedder("llava")))
+    student.add_adapter(lora_config("llava", rank=2))
+    own = MultilingualDistillationLoss(student, cache=tmp_path)
+    assert torch.equal(targets(own, rows)["sentence"], expected["sentence"]) and own.teacher.forwards == 0
+    targets(own, [rows[0] | {"en": "another text"}])
+    assert own.teacher.forwards == 1
+
+
+def test_a_changed_text_picture_template_processor_or_teacher_misses(rows, tmp_path):
+    def forwards(rows, change=lambda model: None):
+        student, teacher = student_and()
+        for model in (student, teacher):
+            change(model)
+        loss = MultilingualDistillationLoss(student, teacher, cache=tmp_path)
+        targets(loss, rows)
+        return loss.teacher.forwards
+
+    def template(model):
+        model[0].processor.chat_template += "\n"
+
+    def pixels(model):
+        model[0].processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+
+    def weight(model):
+        with torch.no_grad():
+            next(model.parameters()).view(-1)[0] += 1e-3
+
+    assert forwards(rows) == 1 and forwards(rows) == 0
+    assert forwards([*rows[:-1], rows[-1] | {"en": "text 5."}]) == 1
+    moved = tmp_path / "elsewhere.png"
+    Image.open(rows[1]["image"]).save(moved)
+    assert forwards([rows[1] | {"image": str(moved)}]) == 0, "the same pixels in another file"
+    changed = Image.open(rows[1]["image"])
+    changed.putpixel((0, 0), (1, 2, 3))
+    changed.save(moved)
+    assert forwards([rows[1] | {"image": str(moved)}]) == 1
+    for change in (template, pixels, weight):
+        assert forwards(rows, change) == 1, change.__name__
+
+
+def test_autocast_is_part_of_the_key(rows, tmp_path):
+    kept = MultilingualDistillationLoss(*student_and(), cache=tmp_path)
+    exact = targets(kept, rows)["sentence"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = targets(kept, rows)["sentence"]
+    assert kept.teacher.forwards == 2 and not torch.equal(exact, rough)
+
+
+def test_a_fingerprint_does_not_change_with_use(rows):
+    model, other = student_and()
+    before, reads = fingerprint(model), preprocessing(model)
+    model.encode(["a", "a longer text than that"])
+    assert fingerprint(model) == before == fingerprint(other) and preprocessing(model) == reads
+    assert preprocessing(SentenceTransformer(str(tiny.embedder("llava_next")))) != reads
+
+
+def test_what_cannot_be_keyed_is_refused():
+    with pytest.raises(ValueError, match="more than a text and pictures"):
+        item_key({"content": "a", "text": "b"})
+
+
+def values(*numbers):
+    return np.stack([np.full(5, n, np.float32) for n in numbers])
+
+
+def test_a_store_reads_what_others_write(tmp_path):
+    one, two = TargetStore(tmp_path, 5), TargetStore(tmp_path, 5)
+    one.put(KEYS[:2], values(0, 1))
+    two.put(KEYS[2:3], values(2))
+    assert two.get(KEYS[0]) is None
+    two.refresh()
+    assert [two.get(key)[0] for key in KEYS[:3]] == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 2, "a file a writer"
+
+
+def test_a_record_cut_short_or_damaged_is_as_if_it_had_never_been(tmp_path):
+    store = TargetStore(tmp_path, 5)
+    store.put(KEYS[:3], values(0, 1, 2))
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    assert [TargetStore(tmp_path, 5).get(key) is None for key in KEYS[:3]] == [False, False, True]
+    damaged = bytearray(whole)
+    damaged[len(whole) // 3 + 20] ^= 1
+    path.write_bytes(bytes(damaged))
+    reader = TargetStore(tmp_path, 5)
+    assert [reader.get(key) is None for key in KEYS[:3]] == [False, True, False]
+    reader.put(KEYS[1:2], values(1))
+    assert reader.get(KEYS[1])[0] == 1
+
+
+def write_on(folder, first, ready):
+    """Write for ever, five targets at a time."""
+    store = TargetStore(folder, 700)
+    for number in range(first, first + 10**6, 5):
+        keys = [(number + n).to_bytes(16, "little") for n in range(5)]
+        store.put(keys, np.stack([np.full(700, number + n, np.float32) for n in range(5)]))
+        if number - first == 50:
+            ready.set()
+
+
+def test_two_processes_write_at_once_and_are_killed(tmp_path):
+    fork = multiprocessing.get_context("fork")  # they touch files only
+    ready = [fork.Event(), fork.Event()]
+    writers = [
+        fork.Process(target=write_on, args=(tmp_path, first, event), daemon=True)
+        for first, event in zip((0, 10**6), ready, strict=True)
+    ]
+    for writer in writers:
+        writer.start()
+    assert all(event.wait(300) for event in ready)  # a busy machine
+    for writer in writers:
+        writer.kill()
+        writer.join()
+        assert writer.exitcode == -signal.SIGKILL
+    store = TargetStore(tmp_path, 700)
+    for first in (0, 10**6):
+        found = [store.get((first + n).to_bytes(16, "little")) for n in range(55)]
+        assert all((value == first + n).all() for n, value in enumerate(found))
+
+
+def test_a_full_disk_ends_with_a_line_and_what_was_there_is_kept(tmp_path):
+    store = TargetStore(tmp_path, 5)
+    store.put(KEYS[:2], values(0, 1))
+    (path,) = tmp_path.iterdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:  # the kernel takes half of the record, then refuses
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+        with pytest.raises(ValueError, match="cannot grow .*; free space.* the 2 targets in it are kept"):
+            store.put(KEYS[2:4], values(2, 3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.stat().st_size == 2 * store.record
+    store.put(KEYS[2:3], values(2))  # there is room again
+    assert [TargetStore(tmp_path, 5).get(key)[0] for key in KEYS[:3]] == [0, 1, 2]
+    assert os.listdir(tmp_path) == [path.name]

@@ -1,0 +1,204 @@
+"""Two processes over gloo: DDP and true FSDP2, against one process that accumulates."""
+
+import shutil
+
+import processes
+import pytest
+import tiny
+import torch
+import yaml
+from sentence_transformers import SentenceTransformer
+from torch.distributed.tensor import DTensor
+
+from mmmeb_tasks.mini.write import write_corpus
+from recipes import distill
+from xvlm2vec_st import DistillationTrainer, lora_config
+from xvlm2vec_st.sharding import filled, hollow
+
+BOTH = pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2_llava.yaml"])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Rows with a picture and rows without."""
+    folder = write_corpus(tmp_path_factory.mktemp("distributed") / "corpus", ["en", "it", "de"], scenes=16)
+    return folder / "parallel.jsonl"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A checkpoint whose shards differ in size: 32 rows to two processes, and one of 15."""
+    return shutil.copytree(tiny.embedder("llava"), tmp_path_factory.mktemp("start") / "llava")
+
+
+def command(start, corpus, out, *more):
+    base = ["--student", str(start), "--corpus", str(corpus), "--languages", "it,de", "--out", str(out)]
+    short = ["--batch-size", "3", "--steps", "4", "--learning-rate", "1e-3", "--eval-rows", "6"]
+    return [*base, *short, "--save-steps", "2", "--logging-steps", "1", *more]
+
+
+def weights(folder):
+    return SentenceTransformer(str(folder)).state_dict()
+
+
+def assert_close(found, expected, start):
+    """To 1e-4, where training moved weights by much more."""
+    one, two, before = weights(expected), weights(found), weights(start)
+    assert one.keys() == two.keys()
+    assert max((one[key] - before[key]).abs().max() for key in one) > 1e-3
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=0)
+
+
+class Watched(Exception):
+    """Stands for a kill."""
+
+
+def train(rank, argv, stop_after=None):
+    """Run the recipe in this process; returns what its parameters were, batches, files written, forwards."""
+    seen = {"types": set(), "pictures": [], "saved": 0}
+    step, save = DistillationTrainer.training_step, SentenceTransformer.save_pretrained
+
+    def watching(self, model, inputs, *args, **kwargs):
+        if stop_after is not None and self.state.global_step == stop_after:
+            raise Watched
+        seen["types"] |= {isinstance(p, DTensor) for p in model.parameters() if p.requires_grad}
+        seen["pictures"].append(any("pixel" in key for key in inputs))
+        return step(self, model, inputs, *args, **kwargs)
+
+    def counting(self, *args, **kwargs):
+        seen["saved"] += 1
+        return save(self, *args, **kwargs)
+
+    DistillationTrainer.training_step, SentenceTransformer.save_pretrained = watching, counting
+    try:
+        distill.main(argv)
+    except Watched:
+        pass
+    finally:
+        DistillationTrainer.training_step, SentenceTransformer.save_pretrained = step, save
+    return seen
+
+
+@pytest.fixture(scope="module")
+def alone(start, corpus, tmp_path_factory):
+    """One process that accumulates what two see at once."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    return distill.main(command(start, corpus, out, "--accumulation", "2"))
+
+
+@BOTH
+def test_two_processes_end_where_one_does(config, start, corpus, alone, tmp_path):
+    seen = processes.together(config, train, command(start, corpus, tmp_path / "out"))
+    sharded = config.startswith("fsdp2")
+    assert all(rank["types"] == {sharded} for rank in seen), "the parameters are no shards"
+    if not sharded:  # FSDP2 writes its checkpoints in shards, without the host's
+        assert [rank["saved"] > 0 for rank in seen] == [True, False]
+    assert_close(tmp_path / "out", alone, start)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half-written stays"
+
+
+@BOTH
+def test_stopped_and_resumed(config, start, corpus, alone, tmp_path):
+    argv = command(start, corpus, tmp_path / "out")
+    processes.together(config, train, argv, 3)
+    assert not (tmp_path / "out").exists()
+    checkpoint = tmp_path / "out.partial" / "checkpoint-2"
+    assert (checkpoint / "whole.json").is_file()
+    assert (checkpoint / "pytorch_model_fsdp_0").is_dir() is config.startswith("fsdp2")
+    seen = processes.together(config, train, [*argv, "--resume"])
+    assert [len(rank["pictures"]) for rank in seen] == [2, 2], "it began anew"
+    assert_close(tmp_path / "out", alone, start)
+
+
+def alternate(rank, argv):
+    """Train on batches of which one process has pictures and the other texts only, in turn."""
+    collate = distill.DistillationTrainer.get_train_dataloader
+
+    def dealt(self):
+        loader = collate(self)
+        inner, turn = loader.collate_fn, iter(range(10**6))
+
+        def mixed(rows):
+            texts = (next(turn) + rank) % 2 == 0
+            return inner([row | ({"image": None} if texts else {}) for row in rows])
+
+        loader.base_dataloader.collate_fn = mixed
+        return loader
+
+    distill.DistillationTrainer.get_train_dataloader = dealt
+    return train(rank, argv)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "more", [[], ["--train-vision"], ["--lora", "2"]], ids=["plain", "vision", "own teacher"]
+)
+def test_text_only_and_picture_batches_do_not_hang(config, start, tmp_path, more):
+    folder = write_corpus(tmp_path / "corpus", ["en", "it", "de"], scenes=16)
+    lines = (folder / "parallel.jsonl").read_text().splitlines(keepends=True)
+    pictures = [line for line in lines if '"image": null' not in line]
+    (folder / "parallel.jsonl").write_text("".join(pictures))
+    argv = command(
+        start, folder / "parallel.jsonl", tmp_path / "out", *more, "--eval-rows", "0", "--steps", "3"
+    )
+    seen = processes.together(config, alternate, argv)
+    stand_in = config.startswith("fsdp2") and "--train-vision" in more
+    texts = [[has for has in rank["pictures"]] for rank in seen]
+    if stand_in:  # every process runs every layer
+        assert texts == [[True] * 3] * 2
+    else:
+        assert texts[0] != texts[1] and sorted(map(set, texts), key=len) == [{True, False}] * 2
+    before, after = weights(start), weights(tmp_path / "out")
+    tower = [key for key in before if "vision_tower" in key]
+    moved = any(not torch.equal(before[key], after[key]) for key in tower)
+    assert tower and moved is ("--train-vision" in more)
+
+
+def test_a_cache_that_only_one_process_misses_does_not_hang(start, corpus, tmp_path):
+    """The student is its own teacher: sharded, it runs in both processes or in none."""
+    first = command(start, corpus, tmp_path / "a", "--lora", "2", "--cache", str(tmp_path / "cache"))
+    processes.together("fsdp2_llava.yaml", train, first)
+    (store,) = (tmp_path / "cache").iterdir()
+    written = sorted(store.iterdir())
+    assert len(written) == 2, "a file a process"
+    written[0].unlink()
+    processes.together("fsdp2_llava.yaml", train, [*first[:-8], *first[-8:], "--overwrite"])
+    assert (tmp_path / "a").is_dir()
+
+
+def test_a_hollow_model_takes_no_memory_and_is_filled():
+    model = SentenceTransformer(str(tiny.embedder("llava")))
+    model.add_adapter(lora_config("llava", rank=2))
+    empty = hollow(model)
+    assert (
+        {p.device.type for p in empty.parameters()} == {"meta"} != {p.device.type for p in model.parameters()}
+    )
+    states = {name: value.clone() for name, value in model.state_dict().items()}
+    again = filled(empty, states).state_dict()
+    assert states.keys() == again.keys() and all(torch.equal(states[key], again[key]) for key in states)
+
+
+def refused(rank, argv):
+    with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading: true leaves the teacher empty"):
+        import os
+
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "true"
+        distill.main(argv)
+    return True
+
+
+def test_settings_that_leave_the_teacher_empty_are_refused(start, corpus, tmp_path):
+    assert (
+        processes.together("fsdp2_llava.yaml", refused, command(start, corpus, tmp_path / "out"))
+        == [True] * 2
+    )
+
+
+@tiny.every_family
+def test_the_configurations_name_the_decoders_layers(family):
+    config = yaml.safe_load((processes.CONFIGS / f"fsdp2_{family}.yaml").read_text())["fsdp_config"]
+    named = config["fsdp_transformer_layer_cls_to_wrap"]
+    model = SentenceTransformer(str(tiny.embedder(family)))
+    layers = [name for name, module in model.named_modules() if type(module).__name__ == named]
+    assert len(layers) == 2 and all("layers." in name and "vis" not in name for name in layers)

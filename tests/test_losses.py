@@ -1,0 +1,71 @@
+"""The forms of the error, on hand-made values."""
+
+import math
+
+import pytest
+import torch
+
+from xvlm2vec_st.distillation import distillation_parts
+from xvlm2vec_st.losses import check_options, cosine, errors, similarity_divergence, squared, unit_length
+
+ROWS = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
+GOOD = {"width": 4, "form": "mse", "english_weight": 0.5, "similarity": 0, "temperature": 1, "dims": ()}
+
+
+def test_squared_and_cosine():
+    other = torch.tensor([[4.0, 3.0, 0.0], [0.0, 5.0, 0.0]])
+    assert squared(ROWS, other).tolist() == [[1.0, 1.0, 0.0], [0.0, 25.0, 4.0]]
+    assert cosine(ROWS, other).flatten().tolist() == pytest.approx([1 - 24 / 25, 1.0])
+
+
+def test_cosine_does_not_see_lengths_and_mse_does():
+    assert cosine(ROWS, 7 * ROWS).abs().max() < 1e-6
+    assert squared(ROWS, 7 * ROWS).mean() > 1
+
+
+def test_matryoshka_is_the_mean_over_leading_dimensions():
+    found = errors(ROWS, torch.zeros(2, 3), dims=[3, 2, 1])
+    assert found.tolist() == [
+        [pytest.approx(25 / 3), 12.5, 9.0],
+        [pytest.approx(4 / 3), 0.0, 0.0],
+    ]
+
+
+def test_parts_of_another_form():
+    parts = distillation_parts(ROWS, -ROWS, ROWS, torch.tensor([0, 1]), form="cosine")
+    assert parts["english"].item() == pytest.approx(0, abs=1e-6)
+    assert parts["translated"].item() == pytest.approx(2)
+
+
+def test_divergence_by_hand():
+    """Two rows at right angles, temperature 1: the teacher's distribution is softmax(1, 0)."""
+    target = torch.eye(2)
+    p = math.e / (math.e + 1)
+    student = torch.tensor([[0.0, 9.0]])  # says row 1 where the teacher says row 0
+    by_hand = p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p)
+    found = similarity_divergence(student, target, torch.tensor([0]), temperature=1.0)
+    assert found.item() == pytest.approx(by_hand, rel=1e-5)
+    right = similarity_divergence(student, target, torch.tensor([1]), temperature=1.0)
+    assert right.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_unit_length_is_of_all_rows():
+    assert unit_length(ROWS / ROWS.norm(dim=-1, keepdim=True)) and not unit_length(ROWS)
+    assert not unit_length(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("form", "mae", "form 'mae': mse or cosine"),
+        ("english_weight", 1.0, "english_weight 1.0: at least 0 and below 1"),
+        ("similarity", -1, "similarity -1"),
+        ("temperature", 0, "temperature 0"),
+        ("dims", (5,), r"dims \[5\]: different numbers from 1 to 4"),
+        ("dims", (2, 2), r"dims \[2, 2\]"),
+    ],
+)
+def test_options_out_of_range(option, value, message):
+    check_options(**GOOD)
+    with pytest.raises(ValueError, match=message):
+        check_options(**GOOD | {option: value})

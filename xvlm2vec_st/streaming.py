@@ -1,0 +1,128 @@
+"""Corpora larger than memory: rows in a seeded order, dealt to processes, from any place on."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from xvlm2vec_st.parallel import SOURCE, check_languages, located, parse_row
+
+
+class ParallelStream(IterableDataset):
+    """The rows of corpus files, epoch after epoch without end, in an order that a seed decides.
+
+    An epoch takes the files in a new order and mixes their lines through a buffer. The order is
+    the same in every process; batches go round the processes (and a process's loading workers) in turn,
+    so that one process that accumulates sees what several see at once. A line is parsed where it is
+    used, a picture is opened there too: passing over what a stopped run has seen costs reading alone.
+
+    Args:
+        paths: corpus files, as `load_parallel` reads them.
+        languages: the translations to take.
+        images: the folder or archive of the pictures; default: a file's own folder.
+        buffer: lines that are mixed; all of them lie in memory.
+        seed: of the order.
+
+    Attributes:
+        passed_over: batches a process has had before; they are not parsed again.
+
+    Raises:
+        ValueError: a file that is missing or has no rows; while reading, as `parse_row`.
+
+    Example::
+
+        stream = ParallelStream(sorted(Path("corpus").glob("*.jsonl")), ["it", "de"], images="images.zip")
+        trainer = DistillationTrainer(student, args, train_dataset=stream, loss=loss, languages=["it", "de"])
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        languages: Sequence[str],
+        *,
+        images: str | Path | None = None,
+        buffer: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        check_languages(languages)
+        self.paths = [Path(path) for path in paths]
+        for path in self.paths:
+            if not path.is_file():
+                raise ValueError(f"{path}: no such corpus file")
+        self.languages, self.images, self.buffer, self.seed = tuple(languages), images, buffer, seed
+        self.rows = sum(1 for path in self.paths for _ in lines_of(path))
+        if not self.rows:
+            raise ValueError(f"{', '.join(map(str, self.paths)) or 'no files'}: no rows")
+        self.column_names = ["id", "image", SOURCE, *self.languages]
+        self.passed_over = 0
+        self.deal(1, 0, 1)
+
+    def deal(self, batch_size: int, process: int, processes: int) -> None:
+        """Say which batches are this process's."""
+        self.batch_size, self.process, self.processes = batch_size, process, processes
+
+    def __iter__(self) -> Iterator[dict[str, Any] | None]:
+        """This process's rows; None for those of batches passed over."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for number, (path, line_number, line) in enumerate(self.ordered()):
+            turn, process = divmod(number // self.batch_size, self.processes)
+            if process == self.process and turn % workers == worker:
+                yield None if turn < self.passed_over else self.parsed(path, line_number, line)
+
+    def ordered(self) -> Iterator[tuple[Path, int, bytes]]:
+        """(file, line number, line) of every row in the order of training, without end."""
+        for epoch in count():
+            rng = random.Random(f"{self.seed}/{epoch}")
+            held: list[tuple[Path, int, bytes]] = []
+            for path in rng.sample(self.paths, len(self.paths)):
+                for number, line in lines_of(path):
+                    if len(held) < self.buffer:
+                        held.append((path, number, line))
+                    else:
+                        place = rng.randrange(self.buffer)
+                        yield held[place]
+                        held[place] = (path, number, line)
+            rng.shuffle(held)
+            yield from held
+
+    def parsed(self, path: Path, number: int, line: bytes) -> dict[str, Any]:
+        """A line as `load_parallel` has a row."""
+        try:
+            row = parse_row(line.decode("utf-8").strip(), number, self.languages)
+        except ValueError as error:
+            raise ValueError(f"{path}, {error}") from error
+        image = None if row.image is None else located(row.image, self.images, path)
+        return {
+            "id": row.id,
+            "image": image,
+            SOURCE: row.english,
+            **dict.fromkeys(self.languages),
+            **row.translations,
+        }
+
+    def collating(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
+        """The collator, for batches of None too: nothing."""
+        return Collating(collator)
+
+
+class Collating:
+    """A collator that leaves a batch passed over alone; a class, for loading workers must pickle it."""
+
+    def __init__(self, collator: Callable[[list], dict]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any] | None]) -> dict[str, Any]:
+        """The batch, empty where it was passed over."""
+        return {} if rows[0] is None else self.collator(rows)
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of a file's lines that are not blank."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.isspace():
+                yield number, line
