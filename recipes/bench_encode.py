@@ -4,7 +4,7 @@
     python -m recipes.bench_encode --geometry phi3_v                # 4.1 B random weights in bf16, one GPU
     python -m recipes.bench_encode --document docs/performance.md   # and keep the table there
 
-A Phi-3.5-vision with random weights; a picture is 757 tokens, a text 20 to 60. Seconds are the best
+A Phi-3.5-vision with random weights; a picture is 757 tokens, a text 20 to 60. Seconds are the median
 of several runs of each route in turn; floating-point operations are counted by torch.
 """
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call takes: the fastest of several in seconds, operations, and bytes above the start."""
+    """What one call takes: the median of several in seconds, operations, and bytes above the start."""
 
     seconds: float
     flops: int
@@ -46,7 +47,7 @@ def costs(routes: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, Co
             run()
             synchronize()
             seconds[name].append(time.perf_counter() - start)
-    return {name: Cost(min(seconds[name]), counted[name], peaks[name]) for name in routes}
+    return {name: Cost(median(seconds[name]), counted[name], peaks[name]) for name in routes}
 
 
 def peak_of(run: Callable[[], Any]) -> int | None:
