@@ -53,9 +53,9 @@ def test_a_perfect_encoder_scores_1_and_an_inverted_one_0_on_every_task_and_lang
 
 
 def test_a_random_encoder_scores_one_in_so_many_candidates() -> None:
-    drawn = scores(MMMEB(), MMMEBEncoder(Random(), show_progress=False))
-    # 29 files of 12 queries: the deviation is 0.02.
-    assert np.mean([*drawn.values()]) == pytest.approx(1 / CANDIDATES, abs=0.06)
+    drawn = scores(MMMEB().filter_languages(["fra"]), MMMEBEncoder(Random(), show_progress=False))
+    # 7 files of 12 queries: the deviation is 0.04.
+    assert len(drawn) == 7 and np.mean([*drawn.values()]) == pytest.approx(1 / CANDIDATES, abs=0.12)
 
 
 def test_the_aggregate_keeps_languages_and_tasks_and_obeys_l(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_the_aggregate_keeps_languages_and_tasks_and_obeys_l(tmp_path: Path) -> 
     assert {name for name in some["it"] if name in {row.task for row in TASKS}} == {
         row.task for row in TASKS if "it" in row.languages
     }
-    every = run(None)  # what was there is kept, the rest is added
-    assert {*every} == {"en", "it", "es", "fr", "de"}
+    every = run(["deu", "fra"])  # what was there is kept, the rest is added
+    assert {*every} == {"it", "fr", "de"}
     assert every["fr"]["MaXMRanking"] == every["fr"]["accuracy"] == 1.0
     assert every["it"]["languages"] == ["ita-Latn"]
     assert MMMEB().hf_subsets == ["en", "it", "es", "fr", "de"]  # a filter stays with its instance
