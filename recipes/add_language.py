@@ -32,7 +32,7 @@ from xvlm2vec_st.trainer import parallel_evaluator
 Scores = dict[str, dict[str, float]]
 # The paper's training, for models of billions of parameters; and what suits the mini world's.
 LARGE = {"steps": -1, "batch-size": 8, "learning-rate": 1e-5, "muon": 0.0}
-SMALL = {"steps": 240, "batch-size": 40, "learning-rate": 2e-3, "muon": 0.006}
+SMALL = {"steps": 240, "batch-size": 40, "learning-rate": 3e-3, "muon": 0.01}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -62,8 +62,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--batch-size", type=int, help="rows an update, lower it when memory runs out; default: 8, --mini: 40"
     )
-    add("--learning-rate", type=float, help="default: 1e-5; with --mini 2e-3, of embeddings and norms")
-    add("--muon", type=float, metavar="RATE", help="of all other matrices; default: none, with --mini 0.006")
+    add("--learning-rate", type=float, help="default: 1e-5; with --mini 3e-3, of embeddings and norms")
+    add("--muon", type=float, metavar="RATE", help="of all other matrices; default: none, with --mini 0.01")
     add(
         "--lora", type=int, metavar="RANK", help="train a LoRA on the language model; default: all but vision"
     )
