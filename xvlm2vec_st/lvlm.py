@@ -1,7 +1,6 @@
 """One image, many texts, one forward: a `Transformer` that computes shared prefixes once, exactly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -10,8 +9,9 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from xvlm2vec_st.pictures import opened, picture_key
+from xvlm2vec_st.pictures import picture_key
 from xvlm2vec_st.prefix import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
+from xvlm2vec_st.rows import Row, continued, padded, pictures_of, rows_of, with_opened
 
 # Families whose language model is causal over pictures too, and whose forward takes encoded pictures,
 # 4-D masks and positions. Each is compared with the plain route in tests/test_lvlm.py.
@@ -32,14 +32,6 @@ LONGEST_STRETCH = 4096
 PER_TOKEN = ("attention_mask", "mm_token_type_ids")
 # Values a row of a batch that shares; all other tensors belong to its pictures.
 PER_ROW = ("input_ids", *PER_TOKEN, "picture_group", "shared_tokens")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row as token ids, beside 1 where an image token stands (None: the family does not say)."""
-
-    ids: list[int]
-    types: list[int] | None
 
 
 class LVLM(Transformer):
@@ -230,60 +222,6 @@ class LVLM(Transformer):
         bos = self.tokenizer.bos_token
         special = not (bos and rendered[0].startswith(bos))  # as the host's apply_chat_template decides
         return self.tokenizer(rendered, add_special_tokens=special, verbose=False)["input_ids"]
-
-
-def pictures_of(messages: list[dict]) -> list[Any]:
-    """The pictures of a row's messages, in order."""
-    blocks = [
-        block for message in messages if isinstance(message["content"], list) for block in message["content"]
-    ]
-    return [block["image"] for block in blocks if block["type"] == "image"]
-
-
-def with_opened(message: dict) -> dict:
-    """The message with its pictures opened, under the key `image` wherever they were."""
-    if not isinstance(message["content"], list):
-        return message
-    content = []
-    for block in message["content"]:
-        if block["type"] == "image":
-            picture = next(block[key] for key in ("image", "url", "path", "base64") if key in block)
-            block = {"type": "image", "image": opened(picture)}
-        content.append(block)
-    return message | {"content": content}
-
-
-def rows_of(features: dict[str, Tensor]) -> list[Row]:
-    """The host's padded rows without their padding."""
-    real = features["attention_mask"].bool()
-    types = features.get("mm_token_type_ids")
-    return [
-        Row(ids[mask].tolist(), None if types is None else types[row][mask].tolist())
-        for row, (ids, mask) in enumerate(zip(features["input_ids"], real, strict=True))
-    ]
-
-
-def continued(row: Row, own: int, tail: list[int]) -> Row:
-    """The row with `tail` in the place of its last `own` tokens.
-
-    >>> continued(Row([1, 9, 9, 5, 6], None), 2, [7]).ids
-    [1, 9, 9, 7]
-    """
-    kept = len(row.ids) - own
-    types = None if row.types is None else row.types[:kept] + [0] * len(tail)
-    return Row(row.ids[:kept] + tail, types)
-
-
-def padded(rows: Sequence[list[int]], fill: int, side: str) -> Tensor:
-    """Rows of one length: (rows, tokens).
-
-    >>> padded([[5], [6, 7]], 0, "left").tolist()
-    [[0, 5], [6, 7]]
-    """
-    width = max(map(len, rows))
-    filled = [[fill] * (width - len(row)) for row in rows]
-    both = zip(filled, rows, strict=True) if side == "left" else zip(rows, filled, strict=True)
-    return torch.tensor([first + second for first, second in both])
 
 
 def images_of_groups(features: dict[str, Any]) -> list[int]:
