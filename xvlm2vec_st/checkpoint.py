@@ -14,7 +14,6 @@ from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from xvlm2vec_st.families import embedder_modules, pin_backend
-from xvlm2vec_st.save import save_embedder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -185,7 +184,7 @@ def write_folder(model: SentenceTransformer, card: str, out: Path) -> None:
     work = out.with_name(f".{out.name}.{os.getpid()}.partial")
     old = work.with_suffix(".old")
     try:
-        save_embedder(model, work)
+        model.save(str(work))
         pin_backend(work, model[0])
         (work / "README.md").write_text(card, "utf-8")
         if out.exists():
