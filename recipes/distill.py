@@ -12,6 +12,7 @@ the update at hand, with a checkpoint.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import shutil
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         projection=args.projection,
     )
     evaluator = parallel_evaluator(held_out, languages, teacher or student) if held_out is not None else None
-    order_batches(arguments, args, train_rows, languages, loss)
+    batches = ordered(arguments, args, train_rows, languages, loss)
 
     # 2. Train, in OUT.partial.
     if arguments.process_index == 0:
@@ -99,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         evaluator=evaluator,
         languages=languages,
         image_size=args.image_size,
+        batches=batches,
         # The host makes AdamW and, in any case, the schedule.
         optimizers=(muon(student, args), None),
     )
@@ -205,14 +207,14 @@ def prepare(student: SentenceTransformer, args: argparse.Namespace) -> set[torch
     return types
 
 
-def order_batches(
+def ordered(
     arguments: SentenceTransformerTrainingArguments,
     args: argparse.Namespace,
     train_rows: Dataset | ParallelStream,
     languages: list[str],
     loss: MultilingualDistillationLoss,
-) -> None:
-    """Set the sampler for --tokens-per-batch, and the number of updates.
+) -> TokenBudgetBatches | None:
+    """The batches of --tokens-per-batch, if it is given; sets the number of updates for a stream.
 
     Raises:
         ValueError: fewer rows than an update needs; --tokens-per-batch for a stream.
@@ -223,16 +225,18 @@ def order_batches(
             raise ValueError("--tokens-per-batch sorts rows beforehand; a stream takes --batch-size alone")
         if args.steps < 0:
             arguments.max_steps = max(round(args.epochs * train_rows.rows / an_update), 1)
-        return
+        return None
     if len(train_rows) < an_update and args.accumulation * arguments.world_size > 1:
         raise ValueError(
             f"an update takes {args.batch_size} rows x --accumulation {args.accumulation} x "
             f"{arguments.world_size} processes, and {len(train_rows)} rows are there; lower one of them"
         )
-    if args.tokens_per_batch:
-        shared = loss.shares_prefix
-        costs = row_costs(train_rows, languages, loss.model, image_size=args.image_size, shared=shared)
-        arguments.batch_sampler = TokenBudgetBatches.of_host(train_rows["id"], costs, args.tokens_per_batch)
+    if not args.tokens_per_batch:
+        return None
+    shared = loss.shares_prefix
+    costs = row_costs(train_rows, languages, loss.model, image_size=args.image_size, shared=shared)
+    budget = args.tokens_per_batch
+    return TokenBudgetBatches(train_rows["id"], costs, budget=budget, most=args.batch_size, seed=args.seed)
 
 
 def muon(student: SentenceTransformer, args: argparse.Namespace) -> Muon | None:
@@ -280,8 +284,11 @@ def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransfor
     """The host's training arguments."""
     evaluate = bool(args.eval_steps and (args.eval_rows or args.eval_corpus))
     more: dict[str, Any] = {}
-    if args.gradient_checkpointing:  # named only when wanted: newer hosts call it another name and warn
-        more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    if args.gradient_checkpointing:
+        names = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments)}
+        name = "activation_checkpointing"  # newer hosts call it so, and warn of the older name
+        name = name if name in names else "gradient_checkpointing"
+        more = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     if args.best:
         if not evaluate or args.save_steps % args.eval_steps:
             raise ValueError(

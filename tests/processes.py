@@ -70,3 +70,16 @@ def together(config: str, work: Callable, *given: Any, size: int = 2) -> list[An
                 child.join(30)
             child.kill()
     return [found[rank] for rank in range(size)]
+
+
+def apart(work: Callable, *given: Any) -> multiprocessing.Process:
+    """`work(*given)` in a forked process of one thread, running; to be killed, or joined."""
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        work(*given)
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    return child

@@ -1,7 +1,7 @@
 """Batches of so many tokens, not of so many rows: a large picture cannot take more memory than planned."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from PIL import Image
@@ -69,17 +69,6 @@ class TokenBudgetBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         yield from random.Random(f"{self.seed}/{self.epoch}").sample(self.batches, len(self.batches))
-
-    @classmethod
-    def of_host(
-        cls, ids: Sequence[str], costs: Sequence[int], budget: int
-    ) -> Callable[..., "TokenBudgetBatches"]:
-        """What the host's argument `batch_sampler` takes."""
-
-        def make(dataset: Any, *, batch_size: int, seed: int, **kwargs: Any) -> TokenBudgetBatches:
-            return cls(ids, costs, budget=budget, most=batch_size, seed=seed)
-
-        return make
 
 
 def row_costs(

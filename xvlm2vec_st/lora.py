@@ -16,7 +16,7 @@ TARGETS = {
 CLIP_BLOCK = r"\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 QWEN_BLOCK = r"visual\.blocks\..*\.(qkv|proj|fc1|fc2|gate_proj|up_proj|down_proj|linear_fc1|linear_fc2)"
 VISION_TARGETS = {
-    "phi3_v": rf"vision_embed_tokens\.img_processor\..*{CLIP_BLOCK}",
+    "phi3_v": rf"model\.vision_embed_tokens\.img_processor\..*{CLIP_BLOCK}",
     **dict.fromkeys(("llava", "llava_next"), rf"vision_tower\..*{CLIP_BLOCK}"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), QWEN_BLOCK),
     **dict.fromkeys(("idefics3", "smolvlm"), rf"vision_model\..*{CLIP_BLOCK}"),

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from xvlm2vec_st.budget import TokenBudgetBatches
 from xvlm2vec_st.checkpoints import seal
 from xvlm2vec_st.evaluation import parallel_evaluator  # noqa: F401 - its old place
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator
@@ -29,8 +30,9 @@ VISION = re.compile(r"vision|visual|connector|projector|img_")
 class DistillationTrainer(SentenceTransformerTrainer):
     """`SentenceTransformerTrainer` over the rows of `load_parallel` or of a `ParallelStream`.
 
-    Takes what its base takes, and `languages`: which columns are translations. The batch size
-    counts rows; a row holds one English text and up to `len(languages)` translations. Where the loss
+    Takes what its base takes, and `languages`: which columns are translations; `image_size`: pixels to
+    which pictures are resized; `batches`: which rows go together. The batch size counts rows; a row
+    holds one English text and up to `len(languages)` translations. Where the loss
     (given by name) shares prefixes, what a row's texts have in common is computed once.
 
     Runs under `accelerate launch` with DDP or FSDP2. In several processes a batch is one forward in
@@ -57,10 +59,12 @@ class DistillationTrainer(SentenceTransformerTrainer):
         *args: Any,
         languages: Sequence[str],
         image_size: int | None = None,
+        batches: TokenBudgetBatches | None = None,
         **kwargs: Any,
     ) -> None:
         self.languages = (SOURCE, *languages)
         self.stop = StopOnSignal()
+        self.batches = batches
         self._unsharded = model
         loss = kwargs.get("loss")
         collator = ParallelCollator(
@@ -156,6 +160,10 @@ class DistillationTrainer(SentenceTransformerTrainer):
             self.train_dataset.passed_over = state.global_step * self.args.gradient_accumulation_steps
         with self.stop:
             return super().train(resume_from_checkpoint, **kwargs)
+
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's, or the batches that were given; its argument for them goes into every checkpoint."""
+        return self.batches or super().get_batch_sampler(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """The host's; a stream, which it does not know, deals its rows to processes by itself."""

@@ -1,0 +1,148 @@
+"""Configuration files: the published one, and what is wrong in others."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+import xvlm2vec_st.phi3v  # noqa: F401
+from mmmeb_tasks.mini.write import write_corpus
+from recipes import distill
+from xvlm2vec_st import build
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "recipes" / "configs" / "xvlm2vec.yaml"
+GOLDEN = ROOT / "tests" / "golden" / "phi3v"
+NEEDED = ["--corpus", "c.jsonl", "--out", "o"]
+
+
+def parsed(*argv):
+    return distill.parse_args([*map(str, argv)])
+
+
+def config(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_published_setting_is_that_of_the_paper_and_starts_from_the_names_of_the_readme():
+    """METHOD: the authors' setting."""
+    args = parsed("--config", PUBLISHED, *NEEDED)
+    readme = (ROOT / "README.md").read_text()
+    assert args.student == "microsoft/Phi-3.5-vision-instruct" and args.student in readme
+    assert args.adapter == "TIGER-Lab/VLM2Vec-LoRA" and args.adapter in readme
+    assert args.languages.split(",") == ["it", "es", "fr", "de"]
+    assert (args.epochs, args.learning_rate, args.warmup, args.weight_decay) == (1, 1e-5, 0, 0)
+    assert (args.max_grad_norm, args.batch_size, args.accumulation) == (0.3, 8, 4)
+    assert args.bf16 and args.gradient_checkpointing and args.train_vision and not args.lora
+    assert (args.image_size, args.num_crops) == (1344, 4)
+    assert (args.variant, args.form, args.english_weight) == ("main", "mse", 0.5)
+    assert args.steps == -1 and args.similarity == 0 and not args.dims
+    arguments = distill.training_arguments(args, Path("o.partial"))
+    assert arguments.lr_scheduler_type == "cosine"
+
+
+def test_every_value_of_the_published_file_has_a_reason():
+    """A comment on its line, or over its group."""
+    blocks = PUBLISHED.read_text().split("\n\n")
+    assert all(block.lstrip().startswith("#") or "#" in block for block in blocks)
+    keys = [key for block in blocks for key in (yaml.safe_load(block) or {})]
+    assert sorted(keys) == sorted(yaml.safe_load(PUBLISHED.read_text()))
+
+
+def test_a_tiny_twin_runs_through_the_same_file(tmp_path):
+    """The golden Phi-3.5-vision and its adapter; what is smaller is named here, all else is the file's."""
+    corpus = write_corpus(tmp_path / "corpus", ["en", "it", "es", "fr", "de"], scenes=5) / "parallel.jsonl"
+    smaller = ["--batch-size", "2", "--eval-rows", "2", "--image-size", "336"]
+    smaller += ["--workers", "0", "--logging-steps", "1", "--learning-rate", "1e-3", "--report-to", "none"]
+    where = ["--student", str(GOLDEN), "--adapter", str(GOLDEN / "adapter_lora"), "--corpus", str(corpus)]
+    out = distill.main(["--config", str(PUBLISHED), *where, *smaller, "--out", str(tmp_path / "out")])
+    log = json.loads((out / "training_log.json").read_text())
+    assert len([entry for entry in log if "error_de" in entry]) == 1  # 8 rows, 2 x 4 an update
+    start = build(GOLDEN, tmp_path / "start", adapter=GOLDEN / "adapter_lora", num_crops=4)
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, out))
+    assert before.keys() == after.keys() and {t.dtype for t in after.values()} == {
+        t.dtype for t in before.values()
+    }
+    moved = {key for key in before if not before[key].equal(after[key])}
+    assert any("img_processor" in key for key in moved) and any("layers" in key for key in moved)
+    model = SentenceTransformer(str(out))
+    assert model.encode("Ein Hund").shape == (64,)
+    assert model[0].processor.image_processor.num_crops == 4
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    path = config(
+        tmp_path, "student: a\nlanguages: [it, pt-BR]\nbf16: true\nbatch-size: 3\nlearning-rate: 1e-4\n"
+    )
+    args = parsed("--config", path, *NEEDED)
+    assert (args.student, args.languages, args.bf16, args.batch_size) == ("a", "it,pt-BR", True, 3)
+    assert args.learning_rate == 1e-4, "YAML reads 1e-4 as a text"
+    args = parsed("--config", path, *NEEDED, "--no-bf16", "--batch-size", "5")
+    assert (args.bf16, args.batch_size) == (False, 5)
+
+
+def test_several_corpora_are_one(tmp_path):
+    args = parsed(
+        "--config", config(tmp_path, "student: a\nlanguages: it\ncorpus: [x.jsonl, y.jsonl]\n"), "--out", "o"
+    )
+    assert args.corpus == [Path("x.jsonl"), Path("y.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1e-5", "no option 'learning_rate'; the nearest one is 'learning-rate'"),
+        ("batchsize: 3", "no option 'batchsize'; the nearest one is 'batch-size'"),
+        ("config: other.yaml", "no option 'config'"),
+        ("- a\n- b", "a mapping of options to values is needed, got list"),
+        ("", "a mapping of options to values is needed, got NoneType"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_nearest_name(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        parsed("--config", config(tmp_path, text), *NEEDED)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ValueError, match="none.yaml: no such configuration file"):
+        parsed("--config", tmp_path / "none.yaml", *NEEDED)
+
+
+def corpus_of(tmp_path, rows):
+    path = tmp_path / "parallel.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"id": "1", "en": "a"}, {"id": "2", "en": "b"}], "no row has language 'it'"),
+        ([{"id": "1", "en": "a", "it": "x"}] * 2, "id '1' stands in two rows; give each row its own"),
+    ],
+)
+def test_bad_corpora(tmp_path, rows, message):
+    argv = ["--student", str(GOLDEN), "--corpus", corpus_of(tmp_path, rows), "--languages", "it"]
+    with pytest.raises(ValueError, match=message):
+        distill.main([*map(str, argv), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_fewer_rows_than_an_update_takes(tmp_path):
+    rows = [{"id": str(n), "en": "a", "it": "x"} for n in range(7)]
+    argv = ["--student", str(GOLDEN), "--corpus", corpus_of(tmp_path, rows), "--languages", "it"]
+    more = ["--batch-size", "4", "--accumulation", "2", "--eval-rows", "0", "--out", str(tmp_path / "out")]
+    with pytest.raises(
+        ValueError, match="an update takes 4 rows x --accumulation 2 x 1 processes, and 7 rows"
+    ):
+        distill.main([*map(str, argv), *more])
+
+
+def test_best_needs_evaluations_that_fit(tmp_path):
+    with pytest.raises(ValueError, match="--best needs --eval-steps that divide --save-steps 500, got 300"):
+        distill.main(["--student", "a", "--languages", "it", *NEEDED, "--best", "--eval-steps", "300"])

@@ -1,0 +1,174 @@
+"""What the trainer tells, and how it stops on bad rows."""
+
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformerTrainingArguments
+
+from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, SentenceTransformer
+from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
+from xvlm2vec_st.checkpoints import damage, last_whole_checkpoint, seal
+
+LANGUAGES = ("it", "de")
+
+
+def rows(count=8, **changes):
+    texts = [{"en": f"text {n}", "it": f"testo {n}", "de": f"ein Satz {n}"} for n in range(count)]
+    return [{"id": f"row-{n}", "image": None, **text, **changes} for n, text in enumerate(texts)]
+
+
+def embedder():
+    return SentenceTransformer(str(tiny.embedder("llava")))
+
+
+def trainer(tmp_path, data, student=None, loss=None, **options):
+    student = student or embedder()
+    settings = {"per_device_train_batch_size": 4, "max_steps": 2, "logging_steps": 1, "learning_rate": 1e-3}
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "runs"), report_to="none", use_cpu=True, **settings | options
+    )
+    return DistillationTrainer(
+        student,
+        arguments,
+        train_dataset=Dataset.from_list(data),
+        loss=loss or MultilingualDistillationLoss(student, embedder()),
+        languages=LANGUAGES,
+    )
+
+
+def test_every_language_rows_tokens_and_time_are_told(tmp_path):
+    run = trainer(tmp_path, rows())
+    run.train()
+    steps = [entry for entry in run.state.log_history if "loss" in entry]
+    assert len(steps) == 2
+    for entry in steps:
+        assert {"error_en", "error_it", "error_de"} <= entry.keys()
+        mean = (entry["error_it"] + entry["error_de"]) / 2
+        assert entry["translated"] == pytest.approx(mean / 2, abs=1e-4) and mean > 0
+        assert entry["tokens_per_second"] > 10 * entry["rows_per_second"] > 0
+    assert steps[0]["hours_left"] >= 0 == steps[1]["hours_left"]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_rows_ids(tmp_path):
+    student = embedder()
+    with torch.no_grad():  # a byte that one row has
+        student[0].model.get_input_embeddings().weight[student.tokenizer("§")["input_ids"][-1]] = float("nan")
+    data = rows()
+    data[5]["de"] = "ein § Satz"
+    with pytest.raises(ValueError, match=r"the loss of update \d is no number; rows: row-5; look at"):
+        trainer(tmp_path, data, student).train()
+
+
+class Greedy(MultilingualDistillationLoss):
+    """Asks for more memory than there is."""
+
+    def forward(self, *args, **kwargs):
+        torch.empty(2**55)
+        return super().forward(*args, **kwargs)
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    student = embedder()
+    run = trainer(tmp_path, rows(), student, Greedy(student, embedder()))
+    with pytest.raises(ValueError, match="out of memory in update 1, 4 rows a batch; lower --batch-size"):
+        run.train()
+
+
+def test_other_runtime_errors_are_left_alone(tmp_path, monkeypatch):
+    run = trainer(tmp_path, rows())
+    monkeypatch.setattr(run.loss, "forward", lambda *a: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size|size"):
+        run.train()
+
+
+def test_a_row_longer_than_the_model_is_named_and_one_as_long_is_not(tmp_path):
+    data = rows()
+    student = embedder()
+    student[0].max_seq_length = 24  # bytes, and `<s>`
+    data[3]["it"] = "x" * 23
+    trainer(tmp_path, data, student, num_train_epochs=1, max_steps=-1).train()
+    data[3]["it"] = "x" * 24
+    with pytest.raises(ValueError, match="row row-3: its it text is longer than the 24 tokens"):
+        trainer(tmp_path, data, student, num_train_epochs=1, max_steps=-1).train()
+
+
+def test_an_accumulation_that_does_not_divide_takes_the_rest_as_a_smaller_update(tmp_path):
+    """Five batches by two: three updates; the last one's loss is that of one batch, not of half of it."""
+    run = trainer(
+        tmp_path,
+        rows(10),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=-1,
+        num_train_epochs=1,
+        learning_rate=0.0,
+    )
+    run.train()
+    steps = [entry for entry in run.state.log_history if "loss" in entry]
+    assert len(steps) == 3
+    for entry in steps:
+        assert entry["loss"] == pytest.approx(entry["english"] + entry["translated"], abs=2e-4)
+
+
+def test_a_checkpoint_is_whole_when_it_says_so(tmp_path, caplog):
+    for number in (2, 10, 9):
+        folder = tmp_path / f"checkpoint-{number}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"x" * 100)
+        if number != 10:
+            seal(folder)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert "checkpoint-10 is passed over: it was not finished" in caplog.text
+    (tmp_path / "checkpoint-9" / "weights").write_bytes(b"x" * 50)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert "checkpoint-9 is passed over: weights has 50 bytes of 100" in caplog.text
+    (tmp_path / "checkpoint-2" / "weights").unlink()
+    assert damage(tmp_path / "checkpoint-2") == "weights is missing"
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+def test_costs_are_the_models_own_tokens(tmp_path):
+    model = embedder()
+    tiny.picture().save(tmp_path / "p.png")
+    data = [rows(1)[0], rows(1)[0] | {"image": str(tmp_path / "p.png"), "de": None}]
+    image = model.preprocess([{"image": tiny.picture(), "text": ""}])["input_ids"].shape[1]
+    texts = [
+        sum(len(model.tokenizer(row[c])["input_ids"]) for c in ("en", *LANGUAGES) if row[c]) for row in data
+    ]
+    for shared, times in ((True, 1), (False, 2)):
+        found = row_costs(Dataset.from_list(data), LANGUAGES, model, image_size=None, shared=shared)
+        assert found == [texts[0], texts[1] + times * image]
+
+
+def test_batches_keep_to_the_budget_and_change_their_order():
+    costs = [(7 * n) % 11 + 1 for n in range(40)]
+    batches = TokenBudgetBatches(list("x" * 40), costs, budget=20, most=5, seed=0)
+    first = list(batches)
+    assert sorted(sum(first, [])) == list(range(40)) and len(first) == len(batches)
+    assert all(sum(costs[row] for row in batch) <= 20 and len(batch) <= 5 for batch in first)
+    batches.set_epoch(1)
+    second = list(batches)
+    assert second != first and sorted(map(tuple, second)) == sorted(map(tuple, first))
+    with pytest.raises(ValueError, match="row b has 30 tokens in all its languages, more than the 20"):
+        TokenBudgetBatches(["a", "b"], [1, 30], budget=20, most=5, seed=0)
+
+
+def test_the_trainer_takes_batches_of_so_many_tokens(tmp_path):
+    data = rows(12)
+    data[4]["it"] = "x" * 90
+    model = embedder()
+    costs = row_costs(Dataset.from_list(data), LANGUAGES, model, image_size=None, shared=True)
+    run = trainer(tmp_path, data, max_steps=-1, num_train_epochs=2)
+    ids = [row["id"] for row in data]
+    run.batches = TokenBudgetBatches(ids, costs, budget=150, most=4, seed=0)
+    seen, original = [], run.compute_loss
+    run.compute_loss = lambda m, inputs, *a, **k: (
+        seen.append(list(inputs["ids"])) or original(m, inputs, *a, **k)
+    )
+    run.train()
+    tokens = dict(zip(ids, costs, strict=True))
+    assert all(sum(tokens[row] for row in batch) <= 150 for batch in seen)
+    epoch = len(seen) // 2
+    assert sorted(sum(seen[:epoch], [])) == sorted(sum(seen[epoch:], [])) == sorted(tokens)
+    assert seen[:epoch] != seen[epoch:]
