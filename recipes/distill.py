@@ -12,14 +12,12 @@ the update at hand, with a checkpoint.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -28,7 +26,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
 from recipes import distill_options
-from recipes.distill_options import settings
+from recipes.distill_options import settings, training_arguments
 from recipes.muon import Muon
 from xvlm2vec_st import (
     DistillationTrainer,
@@ -186,6 +184,11 @@ def prepare(student: SentenceTransformer, args: argparse.Namespace) -> set[torch
     At a rate of 1e-5 an update is lost in the 8 bits of bf16.
     """
     types = {p.dtype for p in student.parameters()}
+    if args.keep_adapter and args.dora and student[0].config.model_type != "phi3_v":
+        raise ValueError(
+            "--keep-adapter --dora: transformers drops the magnitudes of DoRA when it loads a "
+            f"{student[0].config.model_type} with an adapter; leave --keep-adapter out"
+        )
     if args.lora:
         student.add_adapter(
             lora_config(
@@ -278,47 +281,6 @@ def split(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | N
         )
     parts = data.train_test_split(test_size=held_out, seed=seed)
     return parts["train"], parts["test"]
-
-
-def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransformerTrainingArguments:
-    """The host's training arguments."""
-    evaluate = bool(args.eval_steps and (args.eval_rows or args.eval_corpus))
-    more: dict[str, Any] = {}
-    if args.gradient_checkpointing:
-        names = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments)}
-        name = "activation_checkpointing"  # newer hosts call it so, and warn of the older name
-        name = name if name in names else "gradient_checkpointing"
-        more = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-    if args.best:
-        if not evaluate or args.save_steps % args.eval_steps:
-            raise ValueError(
-                f"--best needs --eval-steps that divide --save-steps {args.save_steps}, got {args.eval_steps}"
-            )
-        more |= {"load_best_model_at_end": True, "metric_for_best_model": "sequential_score"}
-        more |= {"greater_is_better": True}
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=args.epochs,
-        max_steps=args.steps,
-        per_device_train_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.accumulation,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=args.warmup,
-        weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm,
-        bf16=args.bf16,
-        dataloader_num_workers=args.workers,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=args.eval_steps or None,
-        save_steps=args.save_steps,
-        save_total_limit=2,
-        logging_steps=args.logging_steps,
-        seed=args.seed,
-        report_to=args.report_to,
-        use_cpu=not torch.accelerator.is_available(),
-        **more,
-    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """The options of `recipes.distill`, from the command line and from a file."""
 
 import argparse
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from sentence_transformers import SentenceTransformerTrainingArguments
 
 FLAG = argparse.BooleanOptionalAction
 # What says how a run is started, not what it is.
@@ -183,3 +186,44 @@ def settings(args: argparse.Namespace, processes: int) -> dict[str, Any]:
 
     told = {key: plain(value) for key, value in vars(args).items() if key not in OF_THE_START}
     return told | {"processes": processes}
+
+
+def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransformerTrainingArguments:
+    """The host's training arguments."""
+    evaluate = bool(args.eval_steps and (args.eval_rows or args.eval_corpus))
+    more: dict[str, Any] = {}
+    if args.gradient_checkpointing:
+        names = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments)}
+        name = "activation_checkpointing"  # newer hosts call it so, and warn of the older name
+        name = name if name in names else "gradient_checkpointing"
+        more = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    if args.best:
+        if not evaluate or args.save_steps % args.eval_steps:
+            raise ValueError(
+                f"--best needs --eval-steps that divide --save-steps {args.save_steps}, got {args.eval_steps}"
+            )
+        more |= {"load_best_model_at_end": True, "metric_for_best_model": "sequential_score"}
+        more |= {"greater_is_better": True}
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=args.epochs,
+        max_steps=args.steps,
+        per_device_train_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.accumulation,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=args.warmup,
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        bf16=args.bf16,
+        dataloader_num_workers=args.workers,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=args.eval_steps or None,
+        save_steps=args.save_steps,
+        save_total_limit=2,
+        logging_steps=args.logging_steps,
+        seed=args.seed,
+        report_to=args.report_to,
+        use_cpu=not torch.accelerator.is_available(),
+        **more,
+    )

@@ -138,6 +138,32 @@ def test_a_lora_is_merged_and_leaves_vision_and_embeddings_alone(corpus, tmp_pat
     assert len(changed) == 4 * 7
 
 
+def test_an_adapter_that_is_kept_loads_in_stock_and_says_what_the_merged_one_says(corpus, tmp_path):
+    merged = distill.main(command(corpus, tmp_path / "merged", "--lora", "4", "--steps", "2"))
+    kept = distill.main(command(corpus, tmp_path / "kept", "--lora", "4", "--steps", "2", "--keep-adapter"))
+    assert (kept / "adapter_model.safetensors").is_file() and not (kept / "model.safetensors").exists()
+    one, two = (SentenceTransformer(str(out)).encode("mela rossa") for out in (merged, kept))
+    assert (
+        abs(one - two).max() < 1e-5 < abs(one - SentenceTransformer(str(TEACHER)).encode("mela rossa")).max()
+    )
+    with pytest.raises(ValueError, match="transformers drops the magnitudes of DoRA when it loads a llava"):
+        distill.main(command(corpus, tmp_path / "dora", "--lora", "4", "--dora", "--keep-adapter"))
+
+
+@pytest.mark.parametrize(("told", "is_last"), [((0.1, 0.9, 0.5, 0.4), False), ((0.1, 0.2, 0.3, 0.4), True)])
+def test_the_best_checkpoint_is_the_one_that_is_saved(corpus, trained, tmp_path, monkeypatch, told, is_last):
+    """The run's evaluations are told: where the last is the best, its weights are those without --best."""
+    scores = iter([*told, 0.0])
+    monkeypatch.setattr(
+        DistillationTrainer, "evaluate", lambda self, *a, **k: {"eval_sequential_score": next(scores)}
+    )
+    often = ["--eval-steps", "1", "--save-steps", "1", "--best"]
+    best = distill.main(command(corpus, tmp_path / "best", *often))
+    assert equal(weights(best), weights(trained)) is is_last
+    start = weights(TEACHER)
+    assert not equal(weights(best), start)
+
+
 def test_merging_keeps_the_embeddings_also_of_dora(tmp_path):
     """The host's loader would drop the magnitudes without an error."""
     student = SentenceTransformer(str(TEACHER))
