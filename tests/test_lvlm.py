@@ -249,3 +249,11 @@ def test_a_picture_that_is_none_is_refused():
         ours[0].preprocess(
             [{"image": {"a": 1}, "text": "x"}, {"image": Image.new("RGB", (2, 2)), "text": "y"}]
         )
+
+
+@tiny.every_family
+def test_a_picture_without_pixels_is_refused(family):
+    _, ours = pair(family)
+    for empty in (Image.new("RGB", (0, 5)), np.zeros((4, 0, 3), np.uint8)):
+        with pytest.raises(ValueError, match="without pixels"):
+            ours.encode([{"image": empty, "text": "x"}])

@@ -20,12 +20,14 @@ def picture_key(picture: Any) -> tuple:
     An array of height x width x 3 bytes is the RGB picture of these pixels.
 
     Raises:
-        ValueError: not a picture that transformers' processors take.
+        ValueError: not a picture that transformers' processors take, or one without pixels.
 
     >>> red = Image.new("RGB", (2, 2), "red")
     >>> picture_key(red) == picture_key(np.asarray(red)), picture_key(red) == picture_key(red.convert("L"))
     (True, False)
     """
+    if 0 in (picture.size if isinstance(picture, Image.Image) else getattr(picture, "shape", ())):
+        raise ValueError("a picture without pixels; leave it out, or mend the file it came from")
     if isinstance(picture, Image.Image):
         palette = tuple(picture.getpalette() or ()) if picture.mode == "P" else ()
         return (picture.mode, picture.size, digest(picture.tobytes()), palette)
