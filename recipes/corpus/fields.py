@@ -8,7 +8,7 @@ labels and the place of `{x}` in an instruction stay, and known instructions com
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from mmmeb_tasks.instructions import OURS, PUBLISHED
 from recipes.corpus.languages import language
@@ -87,6 +87,7 @@ def _pattern(instruction: str) -> re.Pattern:
     return re.compile(f"{before}(?P<x>.+?){after}{ends if after else ''}", re.IGNORECASE | re.DOTALL)
 
 
+@lru_cache(maxsize=4096)  # several checks in a row part the same text
 def split_text(text: str, code: str = "en") -> Split:
     r"""Part a text of a language into its instruction and the pieces of its own content.
 

@@ -87,8 +87,8 @@ def numbers(text: str) -> Counter[str]:
     >>> numbers("1,000 dogs, ٣ cats") == numbers("1.000 Hunde, 3 Katzen")
     True
     """
-    plain = "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in text)
-    return Counter(re.sub(r"\D", "", number) for number in NUMBER.findall(plain))
+    found = (re.findall(r"\d", number) for number in NUMBER.findall(text))
+    return Counter("".join(str(unicodedata.digit(c)) for c in digits) for digits in found)
 
 
 def placeholders(text: str) -> Counter[str]:
