@@ -7,6 +7,9 @@ BIN := .venv/bin
 TORCHVISION ?= $(shell $(BIN)/python -c 'import torch; \
     print("torchvision==0.%d.*" % (int(torch.__version__.split(".")[1]) + 15))')
 
+# Tests run in so many processes, of one thread each.
+JOBS ?= 2
+
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -16,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/python -m recipes.demo $(DEMO)
 
 test: .venv/installed .venv/families/installed lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
