@@ -2,9 +2,11 @@
 
 python -m mmmeb_tasks check DIR      # is DIR the published benchmark, whole and readable?
 python -m mmmeb_tasks data           # download and unpack it, and say where it is
+    python -m mmmeb_tasks statistics MiniI2TRanking ...     # mteb's statistics, kept in the package
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     checker.add_argument("folder", type=Path)
     checker.add_argument("--no-pictures", action="store_true", help="do not open the pictures")
     commands.add_parser("data", help="download and unpack the benchmark")
+    statistics = commands.add_parser("statistics", help="write mteb's statistics of tasks into the package")
+    statistics.add_argument("tasks", nargs="+")
     args = parser.parse_args(argv)
     try:
         if args.command == "data":
             print(mmmeb_data())
+            return 0
+        if args.command == "statistics":
+            for name in args.tasks:
+                print(write_statistics(name))
             return 0
         wrong = 0
         for report in check(args.folder, pictures=not args.no_pictures):
@@ -39,6 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print("all files are as published" if not wrong else f"{wrong} files are not as published")
     return 1 if wrong else 0
+
+
+def write_statistics(name: str) -> Path:
+    """Compute mteb's descriptive statistics of a task, from its data, into the package."""
+    from mmmeb_tasks.cli import ours  # mteb takes seconds, and the checker does without
+
+    task = ours([name], None)[0]
+    packaged = Path(__file__).parent / "statistics" / f"{name}.json"
+    packaged.parent.mkdir(exist_ok=True)
+    packaged.unlink(missing_ok=True)
+    task.calculate_descriptive_statistics(overwrite_results=True)
+    written = task.metadata.descriptive_stat_path
+    packaged.write_text(json.dumps(json.loads(written.read_text("utf-8"))) + "\n", "utf-8")
+    return packaged
 
 
 if __name__ == "__main__":
