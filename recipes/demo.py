@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
+from mmmeb_tasks.files import KINDS
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import LANGUAGES
@@ -42,6 +43,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="of embeddings and norms")
     parser.add_argument("--muon", type=float, default=0.01, help="learning rate of all other matrices")
     parser.add_argument("--queries", type=int, default=QUERIES, help="queries a task and language")
+    parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS), help="what is scored")
+    parser.add_argument("--eval-rows", type=int, default=200, help="rows held out while training")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
     print("2/6  Where the teacher stands: MMMEBMini in five languages")
     teacher = SentenceTransformer(str(TEACHER))
-    before = evaluate_mini(teacher, data_root=data)
+    before = evaluate_mini(teacher, data_root=data, tasks=args.tasks)
     clock.lap("score_teacher")
 
     print("3/6  Distilling: the student learns to say in it, es, fr, de what the teacher says in English")
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
     print("4/6  Where the student stands")
     student = SentenceTransformer(str(built))
-    after = evaluate_mini(student, data_root=data)
+    after = evaluate_mini(student, data_root=data, tasks=args.tasks)
     clock.lap("score_student")
     print(score_table(before, after))
 
@@ -113,6 +116,7 @@ def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], o
         "muon": args.muon,
         "warmup": args.steps // 20,
         "max-grad-norm": 1,
+        "eval-rows": args.eval_rows,
         "eval-steps": max(args.steps // 2, 1),
         "seed": args.seed,
     }
