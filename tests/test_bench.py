@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from slow import slow
 
 from recipes import bench_distill, bench_encode
 from recipes.bench_model import GEOMETRIES
@@ -46,6 +47,7 @@ def test_encoding(monkeypatch, tmp_path):
     assert "| 3 texts an image |" in document.read_text()
 
 
+@slow
 def test_distillation(monkeypatch):
     monkeypatch.setattr(bench_distill, "LANGUAGES", ("it", "de"))
     routes = {row[0]: row for row in bench_distill.main(["--rows", "1", "--repeats", "1"])}

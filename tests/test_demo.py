@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from slow import slow
 
 from recipes import demo
 from recipes.report import score_table
@@ -78,7 +79,7 @@ def test_a_finished_folder_is_not_overwritten_without_asking(shown):
         demo.main(["--out", str(shown[0])])
 
 
-@pytest.mark.parametrize("step", ["2/6", "3/6"])
+@pytest.mark.parametrize("step", [pytest.param("2/6", marks=slow), "3/6"])
 def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path, step):
     run = subprocess.Popen(
         [sys.executable, "-u", "-m", "recipes.demo", "--out", str(tmp_path / "xvlm2vec"), *SHORT],

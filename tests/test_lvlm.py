@@ -56,8 +56,7 @@ class Calls:
 
 
 @tiny.every_family
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("batch_size", "side"), [(1, "right"), (3, "left"), (64, "right"), (64, "left")])
 def test_languages_pictures_and_texts_mixed(family, batch_size, side):
     stock, ours = pair(family)
     assert isinstance(ours[0], LVLM) and ours[0].shares_prefix

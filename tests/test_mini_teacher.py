@@ -36,7 +36,7 @@ def test_its_tokenizer_is_the_one_the_recipe_makes():
 
 def test_the_teacher_knows_english_and_no_other_language(teacher, tmp_path):
     data = write_benchmark(tmp_path / "data")
-    scores = evaluate_mini(teacher, languages=LANGUAGES, data_root=data, tasks=["i2t", "t2i"])
+    scores = evaluate_mini(teacher, languages=["en", "it", "fr"], data_root=data, tasks=["i2t", "t2i"])
     mean = {language: (tasks["i2t"] + tasks["t2i"]) / 2 for language, tasks in scores.items()}
     assert 0.75 <= mean.pop("en") <= 0.97
     assert all(value <= 0.15 for value in mean.values()), mean

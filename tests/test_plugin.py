@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from slow import slow
 
 import build_backend
 from mmmeb_tasks import autoload
@@ -157,6 +158,7 @@ def test_from_a_built_wheel_the_stock_command_sees_and_runs_everything(
     assert len([*(tmp_path / "results").glob("results/local__teacher/*/Mini*.json")]) == 5
 
 
+@slow
 def test_from_an_editable_install_and_not_with_the_switch(source: Path, tmp_path: Path) -> None:
     python = install(build(source, "build_editable"), tmp_path / "env")
     seen = commands(python, [])
