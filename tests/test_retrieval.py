@@ -29,6 +29,7 @@ from mmmeb_tasks.mini.tasks import (
     MiniVQARanking,
     evaluate_mini,
 )
+from mmmeb_tasks.mini.write import QUERIES
 from mmmeb_tasks.retrieval import content_id, split_data
 
 
@@ -329,6 +330,17 @@ def test_metadata_is_complete(task: type[AbsTaskRetrieval]) -> None:
     assert metadata.get_modalities(PromptType.query) == query
     assert metadata.get_modalities(PromptType.document) == ["image" if layout.pictures else "text"]
     assert metadata.hf_subsets == [*ALL] and metadata.main_score == "accuracy"
+
+
+@pytest.mark.parametrize("task", MINI_TASKS)
+def test_statistics_of_the_bundled_tasks_are_in_the_package(task: type[AbsTaskRetrieval]) -> None:
+    """Made by `python -m mmmeb_tasks statistics`; to be made again when the scenes change."""
+    statistics = task.metadata.descriptive_stats["test"]
+    assert statistics["num_queries"] == QUERIES * len(ALL)
+    assert {*statistics["hf_subset_descriptive_stats"]} == {*ALL}
+    candidates = statistics["top_ranked_statistics"]
+    assert candidates["min_top_ranked_per_query"] == candidates["max_top_ranked_per_query"] == 100
+    assert task.metadata.n_samples["test"] == statistics["num_samples"]
 
 
 def test_statistics_are_written_to_the_cache_and_not_to_site_packages(
