@@ -9,6 +9,7 @@ a training step of that small model on this machine's device, unless one is give
 """
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -164,9 +165,11 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     text = f"At the rate of one {device}:\n\n{found}"
     print(text)
     if args.document:
-        command = "python -m recipes.scale " + " ".join(sys.argv[1:] if argv is None else argv)
-        name = "scale given" if args.rate else "scale measured"
-        replace_section(args.document, name, stamp(command.strip()) + "\n" + text)
+        command = "python -m recipes.scale " + shlex.join(sys.argv[1:] if argv is None else argv)
+        if args.rate:  # nothing of this machine is in it
+            replace_section(args.document, "scale given", f"    {command}\n\n{text}")
+        else:
+            replace_section(args.document, "scale measured", f"{stamp(command)}\n{text}")
     return plan(Row(args.text), rate)
 
 

@@ -172,3 +172,13 @@ def test_the_trainer_takes_batches_of_so_many_tokens(tmp_path):
     epoch = len(seen) // 2
     assert sorted(sum(seen[:epoch], [])) == sorted(sum(seen[epoch:], [])) == sorted(tokens)
     assert seen[:epoch] != seen[epoch:]
+
+
+def test_a_second_epoch_and_a_second_run_ask_the_teacher_nothing(tmp_path):
+    asked = []
+    for _ in range(2):
+        student = embedder()
+        loss = MultilingualDistillationLoss(student, embedder(), cache=tmp_path / "cache")
+        trainer(tmp_path, rows(8), student, loss, max_steps=-1, num_train_epochs=2).train()
+        asked.append(loss.teacher.forwards)
+    assert asked == [2, 0], "two batches in the first epoch of the first run"
