@@ -1,6 +1,7 @@
 """`recipes.distill` from the command line to the folder."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from slow import slow
 from transformers import set_seed
 from transformers.models.auto import image_processing_auto
 
@@ -66,7 +68,13 @@ def test_a_process_that_never_heard_of_this_package_gives_the_same_embeddings(tr
     )
     (tmp_path / "use.py").write_text(script)
     done = subprocess.run(
-        [sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=True
+        [sys.executable, "use.py"],
+        cwd=tmp_path,
+        env=os.environ | {"MMMEB_NO_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
     )
     theirs = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     picture = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 20)
@@ -109,7 +117,10 @@ def stop_after(monkeypatch, steps):
     return lambda: monkeypatch.setattr(DistillationTrainer, "training_step", original)
 
 
-@pytest.mark.parametrize("more", [[], ["--lora", "4", "--dora"], ["--muon", "0.01"]])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param([], marks=slow), ["--lora", "4", "--dora"], pytest.param(["--muon", "0.01"], marks=slow)],
+)
 def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch, more):
     unbroken = distill.main(command(corpus, tmp_path / "unbroken", *more))
     out = tmp_path / "out"

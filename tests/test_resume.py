@@ -71,6 +71,9 @@ def test_killed_at_any_time(kill, corpus, unbroken, tmp_path):
             child.join()
             killed += 1
         assert child.exitcode in (0, -signal.SIGKILL)
+        if out.exists() and not killed:  # done before its end came: once more, with less time
+            shutil.rmtree(out)
+            seconds /= 2
     assert killed and weights(out) == expected
     assert not work.exists()
 
