@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/python -m recipes.demo $(DEMO)
 
 test: .venv/installed .venv/families/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .
