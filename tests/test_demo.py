@@ -1,12 +1,14 @@
 """The demo from its command line to its report; shortened by arguments, not by other code."""
 
+import contextlib
+import io
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
+import processes
 import pytest
 from PIL import Image
 from slow import slow
@@ -14,7 +16,6 @@ from slow import slow
 from recipes import demo
 from recipes.report import score_table
 
-ROOT = Path(demo.__file__).parents[1]
 TASKS = {"t2i", "c"}
 SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "100", "--queries", "100", "--eval-rows", "20"]
 SHORT += ["--tasks", *sorted(TASKS)]
@@ -25,14 +26,9 @@ LANGUAGES = ["en", "it", "es", "fr", "de"]
 def shown(tmp_path_factory):
     """(the finished folder, what was printed)."""
     folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.demo", "--out", str(folder / "xvlm2vec"), *SHORT],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return folder / "xvlm2vec", done.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        demo.main(["--out", str(folder / "xvlm2vec"), *SHORT])
+    return folder / "xvlm2vec", printed.getvalue()
 
 
 def test_every_step_says_what_it_does_and_the_table_is_printed(shown):
@@ -79,21 +75,24 @@ def test_a_finished_folder_is_not_overwritten_without_asking(shown):
         demo.main(["--out", str(shown[0])])
 
 
+def run(argv, printed):
+    """The demo, until a signal comes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with open(printed, "w", buffering=1) as sys.stdout:
+        demo.main(argv)
+
+
 @pytest.mark.parametrize("step", [pytest.param("2/6", marks=slow), "3/6"])
 def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path, step):
-    run = subprocess.Popen(
-        [sys.executable, "-u", "-m", "recipes.demo", "--out", str(tmp_path / "xvlm2vec"), *SHORT],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    for line in run.stdout:
-        if line.startswith(step):
-            run.send_signal(signal.SIGINT)
-            break
-    run.stdout.read()
-    assert run.wait(timeout=120) != 0
+    reading, printed = os.pipe()
+    child = processes.apart(run, ["--out", str(tmp_path / "xvlm2vec"), *SHORT], printed)
+    os.close(printed)
+    with open(reading) as lines:
+        assert any(line.startswith(step) for line in lines)
+        os.kill(child.pid, signal.SIGINT)
+        lines.read()
+    child.join(processes.PATIENCE)
+    assert child.exitcode != 0
     assert not (tmp_path / "xvlm2vec").exists()
 
 

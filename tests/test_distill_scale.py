@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from recipes import scale
 from recipes.bench_model import write_checkpoint
+from recipes.measure import operations
 from recipes.scale import Geometry, Row
 from xvlm2vec_st import SentenceTransformer, build
 
@@ -16,15 +16,7 @@ from xvlm2vec_st import SentenceTransformer, build
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
-    built = build(write_checkpoint(folder / "raw", "tiny"), folder / "model")
-    # torch counts no operations of fused attention on CPUs.
-    return SentenceTransformer(str(built), model_kwargs={"attn_implementation": "eager"})
-
-
-def counted(run):
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
+    return SentenceTransformer(str(build(write_checkpoint(folder / "raw", "tiny"), folder / "model")))
 
 
 def test_the_decoder_takes_what_the_formula_says(model):
@@ -33,7 +25,7 @@ def test_the_decoder_takes_what_the_formula_says(model):
         mask = torch.zeros(1, 1, width, width)
         given = {"inputs_embeds": torch.randn(1, width, geometry.hidden), "attention_mask": mask}
         with torch.no_grad():
-            assert counted(lambda given=given: body(**given)) == geometry.decoder(width)
+            assert operations(lambda given=given: body(**given)) == geometry.decoder(width)
 
 
 def test_the_tower_takes_what_the_formula_says(model):
@@ -46,7 +38,7 @@ def test_the_tower_takes_what_the_formula_says(model):
         tokens = int((features["input_ids"] == model[0].processor.image_token_id).sum())
         crops = 5  # the processor fills up to num_crops and the whole
         with torch.no_grad():
-            found = counted(lambda pixels=pixels: model[0].model.get_image_features(**pixels))
+            found = operations(lambda pixels=pixels: model[0].model.get_image_features(**pixels))
         assert found == pytest.approx(geometry.vision(crops, tokens), rel=0.02)
     assert Row(30).image == 757
 

@@ -7,7 +7,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import BertConfig, BertModel
 
-from mmmeb_tasks.mini.world import load_world
 from recipes import text_embedder
 
 SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -27,13 +26,17 @@ def folder(tmp_path):
 
 
 def test_what_is_held_out_was_not_seen():
-    world = load_world(["en", *text_embedder.LANGUAGES])
-    chosen = text_embedder.sets(world, 2000, 0)
-    seen = {thing for row in chosen["train"] for thing in row}
-    together = {frozenset(row) for row in chosen["train"]}
-    assert len(chosen["pairs"]) == 300 and len(chosen["names"]) == 30
-    assert not seen & {thing for row in chosen["names"] for thing in row}
-    assert all(set(row) <= seen and frozenset(row) not in together for row in chosen["pairs"])
+    names = text_embedder.all_names(["en", *text_embedder.LANGUAGES])
+    chosen = text_embedder.sets(names, 2000, 0)
+    assert len(names) > 1000 and len({row["en"] for row in names}) == len(names)
+    assert len(chosen["pairs"]) == 300 and len(chosen["names"]) == 150
+    train = {row["en"] for row in chosen["train"]}
+    turned = {", ".join(reversed(text.split(", "))) for text in train}
+    for row in chosen["pairs"]:
+        assert row["en"] not in train | turned
+    for row in chosen["names"]:
+        assert not any(row["en"] == part for text in train for part in text.split(", "))
+        assert row["en"] not in text_embedder.others(row)
 
 
 def test_from_a_folder_to_the_table(folder, tmp_path, capsys):
@@ -46,7 +49,7 @@ def test_from_a_folder_to_the_table(folder, tmp_path, capsys):
     assert scores["pairs"][0] != scores["pairs"][1], "nothing was learnt"
     table = document.read_text()
     assert (
-        "300 pairs of names never seen together" in table
+        "300 pairs of names, never seen together" in table
         and "python -m recipes.text_embedder --model" in table
     )
     assert table.splitlines()[-2] in capsys.readouterr().out
