@@ -118,6 +118,7 @@ def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], o
         "max-grad-norm": 1,
         "eval-rows": args.eval_rows,
         "eval-steps": max(args.steps // 2, 1),
+        "report-to": "none",
         "seed": args.seed,
     }
     return [word for key, value in options.items() for word in (f"--{key}", str(value))]

@@ -118,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         final = work / "final"
         save_embedder(finished(whole, args, work, types), final)
         (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
+        if (work / "runs").is_dir():  # TensorBoard's, in the host's place
+            (work / "runs").rename(final / "runs")
         if args.out.exists():
             shutil.rmtree(args.out)
         final.rename(args.out)

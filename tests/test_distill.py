@@ -29,7 +29,7 @@ def corpus(tmp_path_factory):
 def command(corpus, out, *more):
     base = ["--student", str(TEACHER), "--corpus", str(corpus), "--languages", "it,de", "--out", str(out)]
     short = ["--batch-size", "6", "--steps", "4", "--learning-rate", "1e-3", "--eval-rows", "12"]
-    return [*base, *short, *more]
+    return [*base, *short, "--report-to", "none", *more]
 
 
 def weights(folder):
@@ -42,13 +42,16 @@ def equal(one, other):
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
-    return distill.main(command(corpus, tmp_path_factory.mktemp("distill") / "out", "--logging-steps", "1"))
+    out = tmp_path_factory.mktemp("distill") / "out"
+    return distill.main(command(corpus, out, "--logging-steps", "1", "--report-to", "tensorboard"))
 
 
 def test_the_folder_is_stock_and_complete(trained, teacher):
     modules = json.loads((trained / "modules.json").read_text())
     assert all(module["type"].startswith("sentence_transformers.") for module in modules)
     assert not trained.with_name("out.partial").exists()
+    (events,) = trained.glob("runs/*/events.out.tfevents.*")
+    assert all(f"train/error_{code}".encode() in events.read_bytes() for code in ("en", "it", "de"))
     student = SentenceTransformer(str(trained))
     text = "mela rossa a sinistra di cane"
     assert not (student.encode(text) == teacher.encode(text)).all()

@@ -35,7 +35,7 @@ def command(start, corpus, out, *more):
     base = ["--student", str(start), "--corpus", str(corpus), "--languages", "it,de", "--out", str(out)]
     # 24 rows to train on: four updates an epoch, so that a resumed run is in its second.
     short = ["--batch-size", "3", "--steps", "6", "--learning-rate", "1e-3", "--eval-rows", "8"]
-    return [*base, *short, "--save-steps", "5", "--logging-steps", "1", *more]
+    return [*base, *short, "--save-steps", "5", "--logging-steps", "1", "--report-to", "none", *more]
 
 
 def weights(folder):

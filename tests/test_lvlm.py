@@ -242,6 +242,15 @@ def test_batches_hold_every_input_once_and_no_more_than_asked():
         assert max(map(len, batches)) <= size
 
 
+def test_groups_of_alike_length_share_a_batch():
+    """A packed batch is as wide as its widest group: few texts beside few, many beside many."""
+    pictures = [tiny.picture(seed) for seed in range(4)]
+    inputs = [{"image": p, "text": "t"} for n, p in enumerate(pictures) for _ in range((6, 2, 6, 2)[n])]
+    batches = batches_of(inputs, 12)
+    of = [sorted({pictures.index(inputs[n]["image"]) for n in batch}) for batch in batches]
+    assert of == [[0, 2], [1, 3]]
+
+
 def test_a_picture_that_is_none_is_refused():
     _, ours = pair("llava")
     with pytest.raises(ValueError, match="picture"):

@@ -33,7 +33,7 @@ def command(corpus, out, *more):
     base = ["--student", str(tiny.embedder("llava")), "--corpus", str(corpus), "--languages", "it,de"]
     # Five batches an epoch: a resumed run crosses into the second one.
     short = ["--batch-size", "4", "--steps", str(STEPS), "--learning-rate", "1e-3", "--eval-rows", "0"]
-    return [*base, *short, "--save-steps", "1", "--out", str(out), *more]
+    return [*base, *short, "--save-steps", "1", "--out", str(out), "--report-to", "none", *more]
 
 
 def weights(out):

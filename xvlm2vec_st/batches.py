@@ -11,8 +11,9 @@ from xvlm2vec_st.pictures import picture_key
 def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
     """Numbers of the inputs in each batch, at most `batch_size` in one.
 
-    Inputs with the same pictures stand together, in one batch if they fit into one; large pictures
-    first, and inputs without a picture last, each sort by falling length of text.
+    Inputs with the same pictures stand together, in one batch if they fit into one; what takes most
+    tokens first, by size of the pictures and then length of all texts, so that neighbours are alike and
+    little is padded; inputs without a picture last.
 
     >>> red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     >>> batches_of([{"image": red, "text": "a"}, "b", blue, {"image": red, "text": "cc"}], 2)
@@ -28,9 +29,15 @@ def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
             groups.setdefault(key, []).append(number)
         else:
             alone.append(number)
-    pixels = {key: sum(map(size_of, pictures_in(inputs[rows[0]]))) for key, rows in groups.items()}
+    size = {
+        key: (
+            sum(map(size_of, pictures_in(inputs[rows[0]]))),
+            sum(text_length(inputs[number]) for number in rows),
+        )
+        for key, rows in groups.items()
+    }
     batches: list[list[int]] = []
-    for key in sorted(groups, key=lambda key: -pixels[key]):
+    for key in sorted(groups, key=size.__getitem__, reverse=True):
         rows = sorted(groups[key], key=lambda number: -text_length(inputs[number]))
         if batches and len(batches[-1]) + len(rows) <= batch_size:
             batches[-1] += rows

@@ -9,6 +9,7 @@ from recipes.corpus.merge import Merged, Refused
 from recipes.corpus.work import Tally
 
 EXAMPLES = 10
+SUBSETS = 40  # in a table of their own; MMEB-train has 21
 SHOWN = 200  # characters of an example
 Table = list[list[str]]
 
@@ -36,6 +37,8 @@ def tables(merged: Merged, codes: Sequence[str]) -> Iterator[tuple[str, Table]]:
     subsets = Counter((subset_of(r.id), r.reason) for r in merged.refused)
     kept_subsets = Counter(subset for _, subset in kept.elements())
     names = sorted({*kept_subsets, *(name for name, _ in subsets)})
+    if len(names) > SUBSETS:  # ids that have a slash for another reason
+        return
     cells = [
         [name or "–", f"{kept_subsets[name]:,}", *(f"{subsets[name, reason]:,}" for reason in reasons)]
         for name in names
