@@ -1,7 +1,7 @@
 """Add languages to an embedder: translate, check, distil, score before and after, save.
 
     python -m recipes.add_language ./xvlm2vec pt --corpus english.jsonl --keep it es fr de
-    python -m recipes.add_language ./xvlm2vec pt zh --mini 5000 --keep it es fr de     # offline, 10 minutes
+    python -m recipes.add_language ./xvlm2vec pt zh --mini 8000 --keep it es fr de     # offline, 12 minutes
 
 The teacher is the model itself, frozen: its English embedding of a text is the target for that text in
 all languages, the new ones and those of --keep, which are rehearsed lest they be forgotten. With --mini
@@ -32,7 +32,7 @@ from xvlm2vec_st.trainer import parallel_evaluator
 Scores = dict[str, dict[str, float]]
 # The paper's training, for models of billions of parameters; and what suits the mini world's.
 LARGE = {"steps": -1, "batch-size": 8, "learning-rate": 1e-5, "muon": 0.0}
-SMALL = {"steps": 240, "batch-size": 40, "learning-rate": 3e-3, "muon": 0.01}
+SMALL = {"steps": 500, "batch-size": 40, "learning-rate": 3e-3, "muon": 0.01}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=Path, help="the folder of the pictures; default: the source's own")
     add("--keep", nargs="*", default=[], metavar="LANGUAGE", help="what the model has learned before")
     add(
-        "--rehearsal", type=float, default=0.5, help="the share of rows in which a kept language is rehearsed"
+        "--rehearsal", type=float, default=0.7, help="the share of rows in which a kept language is rehearsed"
     )
     add("--translator", help=f"as recipes.translate takes it; default: {MADLAD}, with --mini: cldr")
     add("--dtype", choices=tuple(DTYPES), default="fp32", help="of the translator")
@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tasks", nargs="+", choices=KINDS, default=KINDS, help="of MMMEBMini")
     add("--queries", type=int, default=QUERIES, help="of MMMEBMini, a task and language")
     add = parser.add_argument_group("training").add_argument
-    add("--steps", type=int, help="weight updates; default: one pass over the corpus, with --mini: 240")
+    add("--steps", type=int, help="weight updates; default: one pass over the corpus, with --mini: 500")
     add(
         "--batch-size", type=int, help="rows an update, lower it when memory runs out; default: 8, --mini: 40"
     )
