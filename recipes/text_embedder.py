@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     shutil.rmtree(place)
     heading = ["held-out R@1, %: before → after", *LANGUAGES]
     kinds = {
-        "pairs": f"{HELD_OUT} pairs of names never seen together",
+        "pairs": f"{HELD_OUT} pairs of names, never seen together",
         "names": f"{UNSEEN} of {len(names):,} names never seen",
     }
     cells = [

@@ -48,10 +48,8 @@ def test_from_a_folder_to_the_table(folder, tmp_path, capsys):
     assert all(0 <= value <= 1 for found in scores.values() for part in found for value in part.values())
     assert scores["pairs"][0] != scores["pairs"][1], "nothing was learnt"
     table = document.read_text()
-    assert (
-        "300 pairs of names, never seen together" in table
-        and "python -m recipes.text_embedder --model" in table
-    )
+    assert "| 300 pairs of names, never seen together |" in table and "| 150 of 1," in table
+    assert "python -m recipes.text_embedder --model" in table
     assert table.splitlines()[-2] in capsys.readouterr().out
     assert SentenceTransformer(str(tmp_path / "out")).encode("cane").shape == (32,)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "out", "results.md", "start"]

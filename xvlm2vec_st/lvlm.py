@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from xvlm2vec_st.pictures import picture_key
@@ -25,6 +26,8 @@ FAMILIES = (
     "idefics3",
     "smolvlm",
 )
+# Those that give encoded pictures as a tensor a row, not a picture.
+ENCODED_BY_ROW = ("idefics3", "smolvlm")
 ATTENTION = ("sdpa", "eager")  # flash attention takes no 4-D mask
 # A packed row's mask has width x width entries, 64 MiB of fp32 at this width.
 LONGEST_STRETCH = 4096
@@ -61,6 +64,7 @@ class LVLM(Transformer):
             self.config.model_type in FAMILIES
             and self.config._attn_implementation in ATTENTION
             and not getattr(text, "use_bidirectional_attention", False)
+            and not has_window(text)
             and set(self.processing_kwargs or {}) <= {"image"}
             and getattr(self.processor, "chat_template", None) is not None
         )
@@ -98,7 +102,9 @@ class LVLM(Transformer):
         pictures = self._picture_tensors(features)
         encoded = self.model.get_image_features(**pictures, return_dict=True)
         packed = {key: value for key, value in packed.items() if key not in pictures}
-        packed["mm_encoder_outputs"] = {"image": in_order(encoded, plan.groups, images_of_groups(features))}
+        counts = features["num_images_per_sample"].tolist()
+        by_row = self.config.model_type in ENCODED_BY_ROW
+        packed["mm_encoder_outputs"] = {"image": in_order(encoded, plan.groups, counts, by_row=by_row)}
         states = super().forward(packed, **kwargs)[self.module_output_name]
         return features | {self.module_output_name: unpack(plan, states)}
 
@@ -224,23 +230,41 @@ class LVLM(Transformer):
         return self.tokenizer(rendered, add_special_tokens=special, verbose=False)["input_ids"]
 
 
+def has_window(text: PreTrainedConfig) -> bool:
+    """Whether tokens see less than all before them: packed rows have one mask for all layers.
+
+    >>> from transformers import MistralConfig
+    >>> has_window(MistralConfig(sliding_window=None)), has_window(MistralConfig(sliding_window=4096))
+    (False, True)
+    """
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) or text.max_position_embeddings
+    return kinds != {"full_attention"} or window < text.max_position_embeddings
+
+
 def images_of_groups(features: dict[str, Any]) -> list[int]:
     """How many pictures each group has."""
     return [count for count in features["num_images_per_sample"].tolist() if count]
 
 
-def in_order(encoded: ModelOutput, groups: Sequence[int], images: Sequence[int]) -> ModelOutput:
+def in_order(
+    encoded: ModelOutput, groups: Sequence[int], counts: Sequence[int], *, by_row: bool = False
+) -> ModelOutput:
     """Encoded pictures once for every stretch: `groups` numbers the stretches' sets of pictures.
 
-    Families give a tensor a picture, or, Idefics3 and SmolVLM, one a row.
+    `counts` says how many pictures each row had that went through the processor. Families give a
+    tensor a picture or, `by_row`, one a row, empty for a row of text.
     """
-    if list(groups) == list(range(len(images))):
+    sets = [number for number, count in enumerate(counts) if count]
+    if list(groups) == list(range(len(sets))):
         return encoded
+    if by_row:
+        places = [range(number, number + 1) for number in sets]
+    else:
+        places = [range(sum(counts[:number]), sum(counts[: number + 1])) for number in sets]
 
     def repeated(tensors: Sequence[Tensor]) -> list[Tensor]:
-        counts = images if len(tensors) == sum(images) else [1] * len(images)
-        first = [sum(counts[:group]) for group in range(len(counts))]
-        return [tensors[first[group] + n] for group in groups for n in range(counts[group])]
+        return [tensors[place] for group in groups for place in places[group]]
 
     encoded.pooler_output = repeated(encoded.pooler_output)
     if getattr(encoded, "deepstack_features", None) is not None:

@@ -30,12 +30,13 @@ def picture_key(picture: Any) -> tuple:
         raise ValueError("a picture without pixels; leave it out, or mend the file it came from")
     if isinstance(picture, Image.Image):
         palette = tuple(picture.getpalette() or ()) if picture.mode == "P" else ()
-        return (picture.mode, picture.size, digest(picture.tobytes()), palette)
+        clear = picture.info.get("transparency")
+        return (picture.mode, picture.size, digest(picture.tobytes()), palette, clear)
     if isinstance(picture, torch.Tensor):
         picture = picture.numpy(force=True)
     if isinstance(picture, np.ndarray):
         if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[-1] == 3:
-            return ("RGB", picture.shape[1::-1], digest(np.ascontiguousarray(picture)), ())
+            return ("RGB", picture.shape[1::-1], digest(np.ascontiguousarray(picture)), (), None)
         return (str(picture.dtype), picture.shape, digest(np.ascontiguousarray(picture)))
     raise ValueError(
         f"a picture is a {type(picture).__name__}; pass a path or address, a PIL image, an array or a tensor"

@@ -11,6 +11,7 @@ import sentence_transformers
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.util import quantize_embeddings
+from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig
@@ -65,6 +66,7 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         if len(self) and isinstance(self[0], LVLM):
             name_native(Path(path) / "modules.json")
 
+    @deprecated_kwargs(sentences="inputs")
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's `encode`, with inputs of one picture brought together; results in their order.
 
