@@ -13,7 +13,7 @@ TINY = ["--geometry", "tiny", "--batch-sizes", "1", "--repeats", "1"]
 
 
 def test_the_tiny_geometry_through_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
+    narrow = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 30000}
     monkeypatch.setitem(GEOMETRIES, "tiny", GEOMETRIES["tiny"] | narrow)
     document = tmp_path / "performance.md"
     document.write_text(MARKS.format(""))
