@@ -51,13 +51,16 @@ def download() -> Path:
         ValueError: no network, or the Hub refuses.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
+    # What the Hub's client raises half-way is an error of its HTTP library, which differs between releases
+    # and need not be an OSError; its transfers by Xet raise RuntimeError.
+    half_way = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
     try:
         return Path(
             snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE])
         )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except half_way as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"the Hub did not give the data ({said}); run again to go on where it stopped; {_both_ways()}"
@@ -137,12 +140,13 @@ def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
     for entry in source.infolist():
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         link = stat.S_ISLNK(entry.external_attr >> 16)
-        if link or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        drive = any(":" in part for part in path.parts[:1])  # "./" has no parts
+        if link or path.is_absolute() or ".." in path.parts or drive:
             raise ValueError(
                 f"{archive} holds {entry.filename!r}, which {'is a link' if link else 'leaves the folder'}; "
                 "nothing was unpacked: this is not the published archive"
             )
-        if not entry.is_dir():
+        if path.parts and not entry.is_dir():
             yield entry
 
 

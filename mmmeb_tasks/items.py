@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from datasets import Dataset, Image
 from mteb.types import PromptType
+from PIL.Image import DecompressionBombError
 from PIL.Image import Image as Picture
 
 from mmmeb_tasks.files import Kind
@@ -30,15 +31,16 @@ class Item:
         return self.picture, self.text
 
 
-def picture_id(path: Path) -> str:
-    """The SHA-256 of a picture's bytes; a file is read again only after it has changed."""
+def file_id(path: Path) -> str:
+    """The SHA-256 of a file's bytes; it is read again only after it has changed."""
     facts = path.stat()
     return _file_hash(path, facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 17)  # MMMEB has about 10,000 pictures
 def _file_hash(path: Path, size: int, changed: int) -> str:
-    return sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def content_id(content: str | Path) -> str:
@@ -47,7 +49,7 @@ def content_id(content: str | Path) -> str:
     >>> content_id("dog") == content_id("dog") != content_id("cat")
     True
     """
-    return picture_id(content) if isinstance(content, Path) else sha256(content.encode()).hexdigest()
+    return file_id(content) if isinstance(content, Path) else sha256(content.encode()).hexdigest()
 
 
 def read_items(
@@ -90,7 +92,7 @@ def _item(text: str | None, picture: dict | None) -> Item:
         return Item(text)
     if picture["bytes"]:
         return Item(text, sha256(picture["bytes"]).hexdigest(), picture["bytes"])
-    return Item(text, picture_id(Path(picture["path"])), Path(picture["path"]))
+    return Item(text, file_id(Path(picture["path"])), Path(picture["path"]))
 
 
 def neighbours(items: Sequence[Item]) -> list[Item]:
@@ -165,5 +167,5 @@ def _read(source: Path | bytes) -> Picture:
     try:
         # The host's reading (it turns pictures upright), so that all models see the same pixels.
         return Image().decode_example({"bytes": data, "path": path}).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
         raise ValueError(f"picture {path or '(in the data)'} cannot be read: {error}") from error

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from toys import CANDIDATES, CONCEPTS, write_published
 
 from mmmeb_tasks import check as check_module
@@ -97,6 +98,14 @@ def test_a_picture_that_is_none_is_found_unless_pictures_are_not_opened(data: Pa
     assert [r.path.name for r in reports] == [FILE]  # opened once, reported where it comes first
     assert "cannot identify image" in reports[0].findings["pictures that cannot be read"][0]
     assert not report(data, pictures=False).findings
+
+
+def test_a_picture_that_is_too_large_is_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
+    Image.new("RGB", (20, 20)).save(data / "maxm_v1_images" / "3.jpg", "PNG")
+    reports = [r for r in check(data) if r.findings]
+    found = reports[0].findings["pictures that cannot be read"]
+    assert [r.path.name for r in reports] == [FILE] and "3.jpg" in found[0] and "exceeds limit" in found[0]
 
 
 def test_null_rows_are_counted_and_no_fault(data: Path) -> None:

@@ -1,9 +1,13 @@
 """Where the data come from: a folder, the Hub, an archive that is unpacked once; and all that fails."""
 
 import errno
+import importlib
 import shutil
+import socket
+import struct
 import zipfile
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -77,8 +81,9 @@ def test_a_copy_of_the_hubs_files_by_hand_is_unpacked(hub: Path, monkeypatch) ->
         OfflineModeIsEnabled("offline"),
         HfHubHTTPError("503", response=SimpleNamespace(headers={}, request=None)),  # type: ignore[arg-type]
         ConnectionError("reset by peer"),
+        RuntimeError("Data processing error: CAS service error"),
     ],
-    ids=["never downloaded", "offline", "server", "half-way"],
+    ids=["never downloaded", "offline", "server", "half-way", "half-way by Xet"],
 )
 def test_no_network_is_one_error_that_names_both_ways_and_the_next_call_goes_on(
     hub: Path, error: Exception, monkeypatch
@@ -91,6 +96,35 @@ def test_no_network_is_one_error_that_names_both_ways_and_the_next_call_goes_on(
         mmmeb_data()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(hub))
     assert (mmmeb_data() / "xm_images").is_dir()
+
+
+def test_a_download_that_breaks_off_is_said_whatever_the_client_raises(hub: Path, monkeypatch) -> None:
+    """The HTTP library of the Hub's client reads from a server that sends half, and resets."""
+    library = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    raised = []
+
+    def broken_off(*args: object, **kwargs: object) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            Thread(target=_send_half, args=(server,), daemon=True).start()
+            try:
+                library.get(f"http://127.0.0.1:{server.getsockname()[1]}")
+            except Exception as error:
+                raised.append(type(error).__name__)
+                raise
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken_off)
+    with pytest.raises(ValueError, match="the Hub did not give the data .*run again to go on where it stopped"):
+        mmmeb_data()
+    assert raised and raised[0] not in ("ConnectError", "ConnectTimeout")
+
+
+def _send_half(server: socket.socket) -> None:
+    client, _ = server.accept()
+    client.recv(1 << 16)
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+    client.close()
 
 
 def test_without_the_hub_and_without_a_folder_the_real_client_is_asked(tmp_path: Path, monkeypatch) -> None:
@@ -137,6 +171,14 @@ def test_an_archive_that_leaves_its_folder_is_refused_whole(tmp_path: Path, name
     with pytest.raises(ValueError, match="leaves the folder; nothing was unpacked"):
         unzip(tmp_path / "images.zip", tmp_path / "in")
     assert not [*(tmp_path / "in").iterdir()] and not (tmp_path / "out.jpg").exists()
+
+
+def test_an_archive_that_lists_its_own_folder_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("./", b"")
+        archive.writestr("./xm_images/1.jpg", b"x")
+    unzip(tmp_path / "images.zip", tmp_path / "in")
+    assert [path.name for path in (tmp_path / "in").rglob("*.jpg")] == ["1.jpg"]
 
 
 def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:

@@ -221,6 +221,12 @@ def test_a_picture_cut_off_in_the_middle_is_named(tmp_path: Path) -> None:
         encode(encoder, MiniI2TRanking, "en", "query", image=[str(tmp_path / "cut.png")])
 
 
+def test_a_picture_that_is_too_large_is_named(pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 5)  # Pillow refuses twice as many; these have 12
+    with pytest.raises(ValueError, match="picture .*0.png cannot be read: .*exceeds limit"):
+        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "en", "query", image=pictures[:1])
+
+
 def test_scores_of_another_precision_are_refused() -> None:
     encoder = MMMEBEncoder(Recorder())
     with pytest.raises(ValueError, match="precision 'int8': scores are of float32 only"):
