@@ -1,6 +1,7 @@
 """MMMEB and MMMEBMini as wholes: aggregate tasks for `mteb run -t`, benchmarks for `-b`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Self
 
 import numpy as np
@@ -54,25 +55,43 @@ class AggregateOfLanguages(AbsTaskAggregate):
         self.taskname_to_task = {task.metadata.name: task for task in left}
         return self
 
+    def data_hash(self, language: str) -> str | None:
+        """One hash for the rows of a language in all tasks that have it."""
+        tasks = [task for task in self.metadata.tasks if language in task.metadata.hf_subsets]
+        return _together(task.data_hash(language) for task in tasks)
+
     def task_results_to_scores(
         self, task_results: list[TaskResult]
-    ) -> dict[str, Mapping[str, dict[str, float]]]:
+    ) -> dict[str, Mapping[str, dict[str, Any]]]:
         """Split -> language -> main score, and the score of each task that has the language."""
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        rows: dict[tuple[str, str], list[str | None]] = {}
         for result in task_results:
             for split, entries in result.scores.items():
                 for entry in entries:
                     of_language = found.setdefault(split, {}).setdefault(entry["hf_subset"], {})
                     of_language[result.task_name] = float(entry["main_score"])
+                    rows.setdefault((split, entry["hf_subset"]), []).append(entry.get("data_sha256"))
         main = self.metadata.main_score
-        for languages in found.values():
+        for split, languages in found.items():
             for language in [*languages]:
                 if language not in self.hf_subsets:
                     del languages[language]
                     continue
                 mean = float(np.mean([*languages[language].values()]))
                 languages[language] |= {main: mean, "main_score": mean}
+                languages[language]["data_sha256"] = _together(rows[split, language])
         return found
+
+
+def _together(hashes: Iterable[str | None]) -> str | None:
+    """Hashes of parts -> one of the whole, None where one is missing; their order decides nothing.
+
+    >>> _together(["a", "b"]) == _together(["b", "a"]) != _together(["a", "c"])
+    True
+    """
+    there = [*hashes]
+    return None if None in there else sha256(" ".join(sorted(map(str, there))).encode()).hexdigest()
 
 
 def _aggregate(name: str, tasks: Sequence[type[MMMEBRetrieval]]) -> AggregateTaskMetadata:

@@ -16,6 +16,9 @@ from mmmeb_tasks.benchmark import AggregateOfLanguages
 from mmmeb_tasks.models import folder_meta, is_local
 from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval
 
+# Why a result is set aside -> the ending of its name.
+ASIDE = {"is cut off": "broken", "was made from other data": "other"}
+
 
 def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
     """mteb's `run`, with a check before and a table after, where tasks of MMMEB are run."""
@@ -25,12 +28,12 @@ def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Name
         try:
             tasks = chosen(args)
             name, revision = model_of(args)
+            tasks = [task for task in tasks if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
+            cache = ResultCache(args.output_folder)
+            for task in with_parts(tasks):
+                set_aside(cache, task, name)
         except ValueError as error:
             sys.exit(f"mteb run: {error}")
-        tasks = [task for task in tasks if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
-        cache = ResultCache(args.output_folder)
-        for task in with_parts(tasks):
-            set_aside(cache, task.metadata.name, name)
         run(args)
         results = read(cache, tasks, name, revision)
         if results:
@@ -62,24 +65,33 @@ def ours(names: Sequence[str], languages: Sequence[str] | None) -> list[AbsTask]
     from mteb.get_tasks import _TASK_RENAMES, _TASKS_REGISTRY
 
     _refuse_unknown("task", names, [*_TASKS_REGISTRY, *_TASK_RENAMES])
-    tasks = [_TASKS_REGISTRY[name] for name in names if name in _TASKS_REGISTRY]
-    tasks = [task for task in tasks if issubclass(task, MMMEBRetrieval | AggregateOfLanguages)]
-    for task in tasks:
-        _refuse_languages(task, [language.split("-")[0] for language in languages or ()])
-    return [task().filter_languages(languages) for task in tasks]
+    named = [_TASKS_REGISTRY[_TASK_RENAMES.get(name, name)] for name in names]
+    of_mmmeb = [task for task in named if issubclass(task, MMMEBRetrieval | AggregateOfLanguages)]
+    asked = {language.split("-")[0] for language in languages or ()}
+    if of_mmmeb:
+        _refuse_languages(named, asked)
+    there = [task for task in of_mmmeb if not asked or asked & {*task.metadata.languages}]
+    return [task().filter_languages(languages) for task in there]
 
 
-def _refuse_languages(task: type[AbsTask], asked: Sequence[str]) -> None:
-    codes = {codes[0].split("-")[0]: lang for lang, codes in task.metadata.eval_langs.items()}
-    has = f"{task.metadata.name} has {', '.join(f'{code} ({lang})' for code, lang in codes.items())}"
-    every = {code.split("-")[0]: lang for lang, code in LANGUAGES.items()}
-    for language in asked:
-        if language not in every:
-            near = LANGUAGES.get(language, "").split("-")[0] or _near(language, codes)
+def _refuse_languages(tasks: Sequence[type[AbsTask]], asked: set[str]) -> None:
+    """Refuse a language that no task has and MMMEB does not know, and languages that find no data."""
+    of_mmmeb = {code.split("-")[0]: lang for lang, code in LANGUAGES.items()}
+    has = {code for task in tasks for code in task.metadata.languages}
+    known = "; ".join(f"{task.metadata.name} has {_languages(task)}" for task in tasks)
+    for language in sorted(asked):
+        if language not in has | of_mmmeb.keys():
+            near = LANGUAGES.get(language, "").split("-")[0] or _near(language, has)
             hint = f"; did you mean {near}?" if near else ";"
-            raise ValueError(f"unknown language {language!r}{hint} {has}")
-    if asked and not codes.keys() & {*asked}:
-        raise ValueError(f"no data in {', '.join(asked)}: {has}")
+            raise ValueError(f"unknown language {language!r}{hint} {known}")
+    if asked and not has & asked:
+        raise ValueError(f"no data in {', '.join(sorted(asked))}: {known}")
+
+
+def _languages(task: type[AbsTask]) -> str:
+    if not issubclass(task, MMMEBRetrieval | AggregateOfLanguages):
+        return ", ".join(sorted(task.metadata.languages))
+    return ", ".join(f"{codes[0].split('-')[0]} ({lang})" for lang, codes in task.metadata.eval_langs.items())
 
 
 def _refuse_unknown(what: str, asked: Iterable[str], known: Sequence[str]) -> None:
@@ -118,24 +130,46 @@ def with_parts(tasks: Iterable[AbsTask]) -> list[AbsTask]:
     return found
 
 
-def set_aside(cache: ResultCache, task: str, model: str) -> list[Path]:
-    """Rename results that were cut off while they were written, so that they are made again."""
+def set_aside(cache: ResultCache, task: MMMEBRetrieval | AggregateOfLanguages, model: str) -> list[Path]:
+    """Rename a model's results that mteb must not go on with, so that they are made again.
+
+    These are files that were cut off while they were written, and scores of other rows than the
+    data folder holds now: mteb itself does not ask what a finished result was made from.
+
+    Raises:
+        ValueError: there are results, and no data to compare with.
+    """
     moved = []
-    for path in (cache.cache_path / "results").glob(f"{model.replace('/', '__')}/**/{task}.json"):
-        try:
-            TaskResult.from_disk(path)
-        except ValueError:
-            broken = path.replace(path.with_suffix(".json.broken"))
-            sys.stderr.write(f"mmmeb_tasks: {path} is cut off; kept as {broken.name}, and made again\n")
-            moved.append(broken)
+    for path in _results(cache, model).rglob(f"{task.metadata.name}.json"):
+        if fault := _fault(path, task):
+            kept = path.replace(path.with_suffix(f".json.{ASIDE[fault]}"))
+            sys.stderr.write(f"mmmeb_tasks: {path} {fault}; kept as {kept.name}, and made again\n")
+            moved.append(kept)
     return moved
+
+
+def _fault(path: Path, task: MMMEBRetrieval | AggregateOfLanguages) -> str | None:
+    try:
+        result = TaskResult.from_disk(path)
+    except ValueError:
+        return "is cut off"
+    for entry in (entry for entries in result.scores.values() for entry in entries):
+        now = task.data_hash(entry["hf_subset"])
+        if now not in (None, entry.get("data_sha256")):
+            return "was made from other data"
+    return None
+
+
+def _results(cache: ResultCache, model: str) -> Path:
+    """Where mteb keeps the results of all revisions of a model."""
+    return cache.get_task_result_path("task", model, "revision").parents[1]
 
 
 def read(
     cache: ResultCache, tasks: Iterable[AbsTask], model: str, revision: str | None
 ) -> dict[str, dict[str, float]]:
     """`{task: {language: main score}}` of one model's results on disk; aggregates by their parts."""
-    folder = cache.cache_path / "results" / model.replace("/", "__").replace(" ", "_")
+    folder = _results(cache, model)
     found: dict[str, dict[str, float]] = {}
     for task in with_parts(tasks):
         paths = [*folder.glob(f"{revision or '*'}/{task.metadata.name}.json")]
@@ -151,23 +185,24 @@ def read(
 def table(results: dict[str, dict[str, float]], *, title: str) -> str:
     """Tasks x languages in per cent, with means, as Markdown; "–" where a task lacks a language.
 
+    The last number is the aggregate's score: the mean over languages of the mean over tasks.
+
     >>> print(table({"A": {"en": 0.5, "fr": 0.25}, "B": {"en": 1.0}}, title="m"))
     | m: P@1, % | en | fr | mean |
     |---|---|---|---|
     | A | 50.0 | 25.0 | 37.5 |
     | B | 100.0 | – | 100.0 |
-    | mean | 75.0 | 25.0 | 68.8 |
+    | mean | 75.0 | 25.0 | 50.0 |
     """
     languages = [lang for lang in LANGUAGES if any(lang in scores for scores in results.values())]
     rows = {task: [scores.get(lang) for lang in languages] for task, scores in results.items()}
     if len(rows) > 1:
         columns = zip(*rows.values(), strict=True)
         rows["mean"] = [_mean(column) for column in columns]
-    means = [_mean(values) for task, values in rows.items() if task != "mean"]
     cells = [[f"{title}: P@1, %", *languages, "mean"], ["---"] * (len(languages) + 2)]
     for task, values in rows.items():
-        mean = _mean(means) if task == "mean" else _mean(values)
-        cells.append([task, *("–" if v is None else f"{100 * v:.1f}" for v in (*values, mean))])
+        shown = (*values, _mean(values))
+        cells.append([task, *("–" if v is None else f"{100 * v:.1f}" for v in shown)])
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines[1] = lines[1].replace(" ", "")
     return "\n".join(lines)

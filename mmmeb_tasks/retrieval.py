@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from datasets import Dataset, Features, Image, Value
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.models import MTEBModels
+from mteb.models import ModelMeta, MTEBModels
 from mteb.types import PromptType, ScoresDict
 
-from mmmeb_tasks.files import Kind, Row, layout_of, read_rows
+from mmmeb_tasks.files import Kind, Row, data_file, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
-from mmmeb_tasks.items import content_id
+from mmmeb_tasks.items import content_id, file_id
 from mmmeb_tasks.search import searcher
 
 LANGUAGES: dict[str, str] = {
@@ -119,20 +120,39 @@ class MMMEBRetrieval(AbsTaskRetrieval):
     def __init__(self, seed: int = 42, *, data_root: Path | None = None, **kwargs: object) -> None:
         """Make the task; no file is opened yet."""
         super().__init__(seed=seed, **kwargs)
+        self._origin: dict[str, dict[str, str]] = {}
         if data_root is not None:
             self.data_root = lambda: Path(data_root)
+
+    @cached_property
+    def data_folder(self) -> Path:
+        """The folder of the published layout; asked for once, because the Hub may be asked."""
+        return self.data_root()
+
+    def data_hash(self, language: str) -> str | None:
+        """The SHA-256 of the rows of a language as they are on disk now; None without a file.
+
+        Raises:
+            ValueError: no data at all.
+        """
+        path = data_file(self.data_folder, self.source, language, self.maximum, self.metadata.kind)
+        return file_id(path) if path.is_file() else None
 
     def load_data(self, num_proc: int | None = None, **kwargs: object) -> None:
         """Read the files of the chosen languages; one process, whatever `num_proc` says."""
         if self.data_loaded:
             return
-        root, kind = self.data_root(), self.metadata.kind
+        root, kind = self.data_folder, self.metadata.kind
 
         def load(language: str) -> RetrievalSplitData:
             return split_data(read_rows(root, self.source, language, self.maximum, kind), kind)
 
         self.dataset = {
             language: {split: load(language) for split in self.eval_splits} for language in self.hf_subsets
+        }
+        self._origin = {
+            language: {"data_sha256": self.data_hash(language) or "", "data_folder": root.name}
+            for language in self.hf_subsets
         }
         self.data_loaded = True
 
@@ -144,8 +164,11 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         hf_subset: str,
         **kwargs: Any,  # noqa: ANN401 - mteb's own, handed on
     ) -> ScoresDict:
-        """One language, with that language's instruction as the prompt of the task."""
-        refuse_lost_modality(self.metadata, model)
+        """One language, with that language's instruction as the prompt of the task.
+
+        What the rows were stands beside the scores: mteb files these under model and task only.
+        """
+        refuse_lost_modality(self.metadata, model.mteb_model_meta)
         search = searcher(model, self._ahead(hf_subset, kwargs["hf_split"]))
         # A prompt of mteb has no language, so the metadata is another one while a language runs.
         metadata = self.metadata
@@ -153,9 +176,10 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         prompt = None if bare else task_prompt(metadata.kind, hf_subset)
         self.metadata = metadata.model_copy(update={"prompt": prompt})
         try:
-            return super()._evaluate_subset(search, data_split, hf_subset=hf_subset, **kwargs)
+            scores = super()._evaluate_subset(search, data_split, hf_subset=hf_subset, **kwargs)
         finally:
             self.metadata = metadata
+        return scores | self._origin.get(hf_subset, {})
 
     def _ahead(self, language: str, split: str) -> dict[str, RetrievalSplitData]:
         """The other languages' data, where all of them will be asked for: in a run from the start.
@@ -168,7 +192,7 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         return {lang: self.dataset[lang][split] for lang in self.hf_subsets if lang != language}
 
 
-def refuse_lost_modality(metadata: TaskMetadata, model: MTEBModels) -> None:
+def refuse_lost_modality(metadata: TaskMetadata, meta: ModelMeta) -> None:
     """Raise where a model would be scored on half of its input.
 
     mteb only warns when a model takes a part of a query: an image+text query then goes to a
@@ -179,7 +203,6 @@ def refuse_lost_modality(metadata: TaskMetadata, model: MTEBModels) -> None:
     """
     needed = {*metadata.get_modalities(PromptType.query)}
     needed |= {*metadata.get_modalities(PromptType.document)}
-    meta = model.mteb_model_meta
     if lost := sorted(needed - {*meta.modalities}):
         raise ValueError(
             f"{metadata.name} has {' and '.join(sorted(needed))}, but {meta.name} takes "
