@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -27,12 +28,12 @@ from transformers import set_seed
 
 from recipes import distill_options
 from recipes.distill_options import settings, training_arguments
+from recipes.distill_start import begin, check_folders, nothing_left, start_of
 from recipes.muon import Muon
 from xvlm2vec_st import (
     DistillationTrainer,
     MultilingualDistillationLoss,
     SentenceTransformer,
-    build,
     load_parallel,
     lora_config,
 )
@@ -55,12 +56,31 @@ def main(argv: Sequence[str] | None = None) -> Path:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     work = args.out.with_name(args.out.name + ".partial")
     arguments = training_arguments(args, work)
-    languages = [code.strip() for code in args.languages.split(",") if code.strip()]
+    told: dict[str, Any] = {}
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:
-            check_folders(args, work, arguments.world_size)
+            told = settings(args, arguments.world_size)
+            check_folders(args, work, told)
 
-    # 1. Corpus and models: everything that can be wrong shows before anything is written.
+    # 1. Corpus and models: what is wrong shows here, and leaves nothing.
+    with nothing_left(work, arguments.process_index):
+        trainer, types = made(args, work, arguments)
+        if arguments.process_index == 0:
+            begin(work, told)
+
+    # 2. Train, in OUT.partial.
+    train(trainer, work, resume=args.resume)
+
+    # 3. Save, then move into place in one step.
+    save(trainer, args, work, types)
+    return args.out
+
+
+def made(
+    args: argparse.Namespace, work: Path, arguments: SentenceTransformerTrainingArguments
+) -> tuple[DistillationTrainer, set[torch.dtype]]:
+    """The trainer, ready to start, and the types that the student's weights had."""
+    languages = [code.strip() for code in args.languages.split(",") if code.strip()]
     with arguments.main_process_first():
         train_rows, held_out = rows(args, languages)
     set_seed(args.seed)
@@ -70,7 +90,28 @@ def main(argv: Sequence[str] | None = None) -> Path:
     # A student that learns an adapter only is its own teacher, with the adapter off.
     own = args.lora and not args.teacher
     teacher = None if own else SentenceTransformer(args.teacher or args.start)
-    loss = MultilingualDistillationLoss(
+    loss = loss_of(student, teacher, args)
+    evaluator = parallel_evaluator(held_out, languages, teacher or student) if held_out is not None else None
+    trainer = DistillationTrainer(
+        student,
+        arguments,
+        train_dataset=train_rows,
+        loss=loss,
+        evaluator=evaluator,
+        languages=languages,
+        image_size=args.image_size,
+        batches=ordered(arguments, args, train_rows, languages, loss),
+        # The host makes AdamW and, in any case, the schedule.
+        optimizers=(muon(student, args), None),
+    )
+    return trainer, types
+
+
+def loss_of(
+    student: SentenceTransformer, teacher: SentenceTransformer | None, args: argparse.Namespace
+) -> MultilingualDistillationLoss:
+    """The loss that the options ask for."""
+    return MultilingualDistillationLoss(
         student,
         teacher,
         image_part=args.variant == "image",
@@ -82,73 +123,40 @@ def main(argv: Sequence[str] | None = None) -> Path:
         cache=args.cache,
         projection=args.projection,
     )
-    evaluator = parallel_evaluator(held_out, languages, teacher or student) if held_out is not None else None
-    batches = ordered(arguments, args, train_rows, languages, loss)
 
-    # 2. Train, in OUT.partial.
-    if arguments.process_index == 0:
-        work.mkdir(parents=True, exist_ok=True)
-        told = settings(args, arguments.world_size)
-        (work / "arguments.json").write_text(json.dumps(told, indent=2) + "\n")
-    trainer = DistillationTrainer(
-        student,
-        arguments,
-        train_dataset=train_rows,
-        loss=loss,
-        evaluator=evaluator,
-        languages=languages,
-        image_size=args.image_size,
-        batches=batches,
-        # The host makes AdamW and, in any case, the schedule.
-        optimizers=(muon(student, args), None),
-    )
-    last = last_whole_checkpoint(work) if args.resume else None
+
+def train(trainer: DistillationTrainer, work: Path, *, resume: bool) -> None:
+    """To the end, from the last checkpoint on if there is one to resume, and score what was learnt.
+
+    Raises:
+        SystemExit: a signal stopped it, with a checkpoint.
+    """
+    last = last_whole_checkpoint(work) if resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.stop.signal is not None:
         print(
             f"stopped by {trainer.stop.signal.name} after update {trainer.state.global_step}; go on: --resume"
         )
         raise SystemExit(128 + trainer.stop.signal)
-    if evaluator is not None:
+    if trainer.evaluator is not None:
         trainer.evaluate()
 
-    # 3. Save, then move into place in one step.
+
+def save(trainer: DistillationTrainer, args: argparse.Namespace, work: Path, types: set[torch.dtype]) -> None:
+    """Save in OUT.partial, and move the folder into place in one step; a run killed here can be resumed."""
     whole = trainer.whole_model()
     if whole is not None:
         final = work / "final"
+        shutil.rmtree(final, ignore_errors=True)  # what a killed run left
         save_embedder(finished(whole, args, work, types), final)
         (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
-        if (work / "runs").is_dir():  # TensorBoard's, in the host's place
-            (work / "runs").rename(final / "runs")
+        if (work / "runs").is_dir():  # TensorBoard's, in the host's place; a resumed run adds to them
+            shutil.copytree(work / "runs", final / "runs")
         if args.out.exists():
             shutil.rmtree(args.out)
         final.rename(args.out)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
-    return args.out
-
-
-def check_folders(args: argparse.Namespace, work: Path, processes: int) -> None:
-    """Refuse to overwrite what is finished or unfinished, and clear it where that is asked for.
-
-    Raises:
-        ValueError: OUT is not empty; an unfinished run lies there; nothing, or another run, to resume.
-    """
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())) and not args.overwrite:
-        raise ValueError(f"{args.out} exists and is not empty; choose another --out, or pass --overwrite")
-    if args.resume:
-        if not (work / "arguments.json").is_file():
-            raise ValueError(f"{work}: no unfinished run to resume; leave --resume out")
-        before, now = json.loads((work / "arguments.json").read_text()), settings(args, processes)
-        if changed := [key for key in now if now[key] != before.get(key)]:
-            told = ", ".join(f"{key} {before.get(key)!r} -> {now[key]!r}" for key in changed)
-            raise ValueError(f"{work} was started with other arguments ({told}); resume with the same")
-    elif work.exists():
-        if not args.overwrite:
-            raise ValueError(
-                f"{work} holds an unfinished run; pass --resume to go on, --overwrite to drop it"
-            )
-        shutil.rmtree(work)
 
 
 def rows(args: argparse.Namespace, languages: list[str]) -> tuple[Dataset | ParallelStream, Dataset | None]:
@@ -167,17 +175,6 @@ def rows(args: argparse.Namespace, languages: list[str]) -> tuple[Dataset | Para
         return stream, held_out if args.eval_corpus else None
     data = concatenate_datasets([load_parallel(path, languages, images=args.images) for path in args.corpus])
     return (data, held_out) if args.eval_corpus else split(data, args.eval_rows, args.seed)
-
-
-def start_of(args: argparse.Namespace, work: Path, arguments: SentenceTransformerTrainingArguments) -> str:
-    """Where the student starts: the folder or Hub id asked for, or that with the adapter merged."""
-    if not (args.adapter or args.num_crops):
-        return args.student
-    start = work / "start"
-    with arguments.main_process_first(local=False):
-        if not start.exists():
-            build(args.student, start, adapter=args.adapter, num_crops=args.num_crops)
-    return str(start)
 
 
 def prepare(student: SentenceTransformer, args: argparse.Namespace) -> set[torch.dtype]:
@@ -258,15 +255,16 @@ def finished(
 
 
 def merged(student: SentenceTransformer, args: argparse.Namespace, work: Path) -> SentenceTransformer:
-    """The student with its adapter, if it has one, merged into the weights."""
+    """The student with its adapter, if it has one, merged into the weights; the same object."""
     if not args.lora:
         return student
     student[0].model.save_pretrained(work / "adapter")
-    whole = SentenceTransformer(args.start or args.student)
-    if any(p.dtype != torch.float32 for p in whole.parameters()):
-        whole.float()  # a merge in bf16 loses what was learnt
-    whole[0].model = PeftModel.from_pretrained(whole[0].model, str(work / "adapter")).merge_and_unload()
-    return whole
+    start = SentenceTransformer(args.start or args.student)
+    if any(p.dtype != torch.float32 for p in start.parameters()):
+        start.float()  # a merge in bf16 loses what was learnt
+    whole = PeftModel.from_pretrained(start[0].model, str(work / "adapter")).merge_and_unload()
+    student[0].model = whole.to(student.device)
+    return student
 
 
 def split(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | None]:

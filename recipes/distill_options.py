@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import difflib
+import hashlib
+import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,16 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 
 FLAG = argparse.BooleanOptionalAction
 # What says how a run is started, not what it is.
-OF_THE_START = ("config", "resume", "overwrite", "start")
+OF_THE_START = ("config", "out", "resume", "overwrite", "start")
+# What may be another when a run goes on, for no weight depends on it; and texts, for rows are mended.
+MAY_CHANGE = ("cache", "workers", "logging_steps", "save_steps", "report_to", "gradient_checkpointing")
+MAY_CHANGE += ("corpus_digests",)
+# What is a number from 1 on, or left out.
+COUNTS = ("lora", "num_crops", "image_size", "batch_size", "tokens_per_batch", "accumulation", "steps")
+COUNTS += ("save_steps", "logging_steps")
+# What does nothing without another option.
+NEEDS = {"dora": "lora", "keep_adapter": "lora", "temperature": "similarity"}
+TEMPERATURE = 0.05
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
@@ -77,7 +88,7 @@ def method(add: Any) -> None:
     add("--form", choices=("mse", "cosine"), default="mse", help="of the error; the paper's is mse")
     add("--english-weight", type=float, default=0.5, help="of the English; the translations have the rest")
     add("--similarity", type=float, default=0.0, help="weight of the batch's similarities as a further term")
-    add("--temperature", type=float, default=0.05, help="of --similarity")
+    add("--temperature", type=float, help=f"of --similarity; default: {TEMPERATURE}")
     add("--dims", default="", help="Matryoshka: leading dimensions, as in 3072,512,128")
     add(
         "--lora", type=int, metavar="RANK", help="train a LoRA on the language model; default: all but vision"
@@ -140,13 +151,55 @@ def watcher() -> str:
 
 
 def parse(argv: Sequence[str] | None, words: Sequence[str], description: str | None) -> argparse.Namespace:
-    """The options of a command line; `words` is what it is when `argv` is None."""
+    """The options of a command line; `words` is what it is when `argv` is None.
+
+    Raises:
+        ValueError: as `config_words` and `check`.
+    """
     given = list(words if argv is None else argv)
     parser = parser_of(description)
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--config", type=Path)
     config = known.parse_known_args(given)[0].config
-    return parser.parse_args([*(config_words(config, parser) if config else []), *given])
+    args = parser.parse_args([*(config_words(config, parser) if config else []), *given])
+    check(args, parser)
+    args.temperature = TEMPERATURE if args.temperature is None else args.temperature
+    return args
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse options that would do nothing, or another thing than they say.
+
+    Raises:
+        ValueError: a number below 1; an option without the one that it is for; --keep-adapter of a start
+            that is built for this run alone.
+    """
+    for name in COUNTS:
+        value = getattr(args, name)
+        if value != parser.get_default(name) and value < 1:
+            raise ValueError(f"{dashed(name)} {value}: pass 1 or more, or leave it out")
+    if args.muon is not None and args.muon <= 0:
+        raise ValueError(f"--muon {args.muon}: pass a rate above 0, or leave it out")
+    for name, other in NEEDS.items():
+        if getattr(args, name) not in (None, False) and not getattr(args, other):
+            raise ValueError(
+                f"{dashed(name)} does nothing without {dashed(other)}; pass that too, or leave it out"
+            )
+    if args.keep_adapter and (args.adapter or args.num_crops):
+        raise ValueError(
+            "--keep-adapter: a kept adapter names the folder that it is for, and --adapter and --num-crops "
+            "make one that goes when the run ends; build it first (python -m xvlm2vec_st build STUDENT START "
+            "--adapter …), and pass --student START"
+        )
+
+
+def dashed(name: str) -> str:
+    """An option as on the command line.
+
+    >>> dashed("keep_adapter")
+    '--keep-adapter'
+    """
+    return "--" + name.replace("_", "-")
 
 
 def config_words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
@@ -177,7 +230,7 @@ def config_words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
 
 
 def settings(args: argparse.Namespace, processes: int) -> dict[str, Any]:
-    """The options that make a run what it is, as JSON takes them."""
+    """The options and rows that make a run what it is, as JSON takes them."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, list):
@@ -185,7 +238,22 @@ def settings(args: argparse.Namespace, processes: int) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     told = {key: plain(value) for key, value in vars(args).items() if key not in OF_THE_START}
-    return told | {"processes": processes}
+    files = [*args.corpus, *([args.eval_corpus] if args.eval_corpus else [])]
+    rows, digests = zip(*map(contents, files), strict=True)
+    return told | {"processes": processes, "corpus_rows": [*rows], "corpus_digests": [*digests]}
+
+
+def contents(path: Path) -> tuple[int, str]:
+    """(rows, digest) of a corpus file; of one that is missing, which is told later, nothing.
+
+    The number of rows decides their order in training; texts may be mended in between.
+    """
+    rows, digest = 0, hashlib.blake2b(digest_size=16)
+    with path.open("rb") if path.is_file() else io.BytesIO() as file:
+        for line in file:
+            digest.update(line)
+            rows += not line.isspace()
+    return rows, digest.hexdigest()
 
 
 def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransformerTrainingArguments:

@@ -146,3 +146,29 @@ def test_fewer_rows_than_an_update_takes(tmp_path):
 def test_best_needs_evaluations_that_fit(tmp_path):
     with pytest.raises(ValueError, match="--best needs --eval-steps that divide --save-steps 500, got 300"):
         distill.main(["--student", "a", "--languages", "it", *NEEDED, "--best", "--eval-steps", "300"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lora", "0"], "--lora 0: pass 1 or more, or leave it out"),
+        (["--steps", "0"], "--steps 0: pass 1 or more"),
+        (["--tokens-per-batch", "0"], "--tokens-per-batch 0: pass 1 or more"),
+        (["--muon", "0"], "--muon 0.0: pass a rate above 0"),
+        (["--dora"], "--dora does nothing without --lora; pass that too"),
+        (["--keep-adapter"], "--keep-adapter does nothing without --lora"),
+        (["--temperature", "0.1"], "--temperature does nothing without --similarity"),
+        (["--lora", "4", "--keep-adapter", "--adapter", "b"], "build it first .*, and pass --student START"),
+        (["--lora", "4", "--keep-adapter", "--num-crops", "4"], "build it first"),
+    ],
+)
+def test_what_would_do_nothing_or_another_thing_is_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        parsed("--student", "a", "--languages", "it", *NEEDED, *more)
+
+
+def test_options_that_need_each_other_go_together():
+    given = ["--student", "a", "--languages", "it", *NEEDED]
+    assert parsed(*given, "--similarity", "1", "--temperature", "0.1").temperature == 0.1
+    assert parsed(*given, "--similarity", "1").temperature == 0.05
+    assert parsed(*given, "--lora", "4", "--dora", "--steps", "-1").dora

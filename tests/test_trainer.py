@@ -1,12 +1,15 @@
 """What the trainer tells, and how it stops on bad rows."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainingArguments
+from transformers import TrainerCallback
 
-from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, SentenceTransformer
+from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, SentenceTransformer, lora_config
 from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
 from xvlm2vec_st.checkpoints import damage, last_whole_checkpoint, seal
 
@@ -155,3 +158,50 @@ def test_a_second_epoch_and_a_second_run_ask_the_teacher_nothing(tmp_path):
         trainer(tmp_path, rows(8), student, loss, max_steps=-1, num_train_epochs=2).train()
         asked.append(loss.teacher.forwards)
     assert asked == [2, 0], "two batches in the first epoch of the first run"
+
+
+class StopAt(TrainerCallback):
+    """Ends a run after an update, as a signal does."""
+
+    def __init__(self, update):
+        self.update = update
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == self.update
+
+
+def begun(run, updates, folder):
+    """Run so many updates, with a checkpoint after the last one; returns it."""
+    run.add_callback(StopAt(updates))
+    run.train()
+    return str(folder / "runs" / f"checkpoint-{updates}")
+
+
+def test_a_resumed_run_counts_its_own_updates_and_logs_and_saves_as_it_is_told(tmp_path, monkeypatch):
+    """Each update takes an hour: after the seventh of eight, one is left."""
+    last = begun(trainer(tmp_path, rows(), max_steps=8, save_steps=6), 6, tmp_path)
+    again = trainer(tmp_path, rows(), max_steps=8, save_steps=7, logging_steps=1)
+    hours = SimpleNamespace(perf_counter=lambda: 3600.0 * again.state.global_step)
+    monkeypatch.setattr("xvlm2vec_st.trainer.time", hours)
+    again.train(resume_from_checkpoint=last)
+    told = {entry["step"]: entry["hours_left"] for entry in again.state.log_history if "loss" in entry}
+    assert (told[7], told[8]) == (1.0, 0.0)
+    assert (tmp_path / "runs" / "checkpoint-7").is_dir(), "save_steps is the checkpoint's, not the run's"
+
+
+def test_a_projection_beside_an_adapter_is_resumed(tmp_path):
+    student, teacher = embedder(), embedder()
+    teacher[1].pooling_mode = "mean"
+    student.add_adapter(lora_config("llava", rank=2))
+    options = {"max_steps": 2, "save_steps": 2}
+    loss = MultilingualDistillationLoss(student, teacher, projection=True)
+    last = begun(trainer(tmp_path, rows(), student, loss, **options), 2, tmp_path)
+    learnt = {name: value.clone() for name, value in student.state_dict().items()}
+    projection = [name for name in learnt if "linear.weight" in name]
+    other = embedder()
+    other.add_adapter(lora_config("llava", rank=2))
+    loss = MultilingualDistillationLoss(other, teacher, projection=True)
+    run = trainer(tmp_path, rows(), other, loss, **options)
+    assert projection and not torch.equal(other.state_dict()[projection[0]], learnt[projection[0]])
+    run._load_from_checkpoint(last)
+    assert all(torch.equal(value, learnt[name]) for name, value in other.state_dict().items())

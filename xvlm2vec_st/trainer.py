@@ -1,9 +1,10 @@
 """The host's trainer on parallel rows: one process or many, sharded or not, nothing lost."""
 
+import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from xvlm2vec_st.stopping import StopOnSignal
 from xvlm2vec_st.streaming import ParallelStream
 
 # Names of parameters that a text alone does not reach.
-VISION = re.compile(r"vision|visual|connector|projector|img_")
+VISION = re.compile(r"vision|visual|connector|projector|img_|image_newline")
 
 
 class DistillationTrainer(SentenceTransformerTrainer):
@@ -83,6 +84,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
         super().__init__(model, *args, **kwargs)
         self.add_callback(self.stop)
         self.add_callback(TellSamplersTheEpoch())
+        self.add_callback(StartsAfterResume(self._reset_watch))
         if self.args.world_size > 1 and isinstance(self.data_collator, ParallelCollator):
             self.data_collator.shared = True
             learns_vision = any(p.requires_grad and VISION.search(n) for n, p in model.named_parameters())
@@ -144,6 +146,11 @@ class DistillationTrainer(SentenceTransformerTrainer):
         left = set_peft_model_state_dict(self.model[0].model, load_adapter_states(adapter))
         if left.unexpected_keys:
             raise ValueError(f"{adapter}: keys that fit nothing: {left.unexpected_keys}")
+        saved = json.loads((Path(checkpoint_path) / "modules.json").read_text("utf-8"))
+        for module, place in zip(self.model, saved, strict=True):
+            if place["path"] and module.state_dict():  # a projection, which learns beside the adapter
+                loaded = type(module).load(str(checkpoint_path), subfolder=place["path"])
+                module.load_state_dict(loaded.state_dict())
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The host's, without its statistics of columns: they fail on the first empty cell."""
@@ -244,6 +251,21 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self._heard = torch.zeros(2, len(self.languages), dtype=torch.float64, device=device)
         self._tally = torch.zeros(2, dtype=torch.float64, device=device)
         self._since, self._from = time.perf_counter(), self.state.global_step
+
+
+class StartsAfterResume(transformers.TrainerCallback):
+    """What begins with training, when the state of a resumed run is there.
+
+    The host takes its steps between logs and checkpoints from that state; those now asked for count.
+    """
+
+    def __init__(self, reset_watch: Callable[[], None]) -> None:
+        self.reset_watch = reset_watch
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first update."""
+        state.compute_steps(args, state.max_steps)
+        self.reset_watch()
 
 
 class TellSamplersTheEpoch(transformers.TrainerCallback):

@@ -1,0 +1,123 @@
+"""How a run begins, ends, and goes on after a kill at either place; nothing here trains long."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+from sentence_transformers import SentenceTransformer
+
+from mmmeb_tasks.mini.write import write_corpus
+from recipes import distill
+from recipes.distill_options import settings
+from recipes.distill_start import before_the_note, begin, check_folders
+
+# Where the decoder lies in a headless model: phi3_v's comes last.
+DECODER = ("language_model.", "text_model.", "model.layers.", "model.embed_tokens.", "model.norm.")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = write_corpus(tmp_path_factory.mktemp("start") / "corpus", ["en", "it", "de"], scenes=4)
+    return folder / "parallel.jsonl"
+
+
+def command(corpus, out, *more, student="a"):
+    base = ["--student", student, "--corpus", corpus, "--languages", "it,de", "--out", out]
+    short = ["--batch-size", "2", "--steps", "1", "--learning-rate", "1e-3", "--eval-rows", "0"]
+    return [str(word) for word in (*base, *short, "--report-to", "none", *more)]
+
+
+@tiny.every_family
+@pytest.mark.parametrize("more", [[], ["--lora", "2"], ["--train-vision"]], ids=str)
+def test_the_language_model_alone_learns_if_vision_is_not_asked_for(family, more, tmp_path):
+    """LLaVA-NeXT's `image_newline` is no part of it: a batch without a picture does not reach it."""
+    student = SentenceTransformer(str(tiny.embedder(family)))
+    distill.prepare(student, distill.parse_args(command("c", tmp_path / "o", *more)))
+    learns = [name for name, p in student[0].model.named_parameters() if p.requires_grad]
+    others = [name for name in learns if not name.startswith(DECODER)]
+    assert len(learns) > len(others)
+    assert bool(others) is ("--train-vision" in more), others
+
+
+def test_what_is_refused_leaves_no_start_and_a_killed_start_is_built_again(corpus, tmp_path):
+    argv = command(corpus, tmp_path / "out", "--num-crops", "2", student=tiny.checkpoint("phi3_v"))
+    with pytest.raises(ValueError, match="dims"):
+        distill.main([*argv, "--dims", "4000"])
+    assert list(tmp_path.iterdir()) == []
+    work = tmp_path / "out.partial"
+    for name in ("start", ".start.7.partial"):
+        (work / name).mkdir(parents=True)
+        (work / name / "config.json").write_text('{"mod')
+    with pytest.raises(ValueError, match="no unfinished run to resume; leave --resume out"):
+        distill.main([*argv, "--resume"])
+    out = distill.main(argv)
+    assert SentenceTransformer(str(out))[0].processor.image_processor.num_crops == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_run_did_not_write_is_left_alone(corpus, tmp_path):
+    args = distill.parse_args(command(corpus, tmp_path / "out"))
+    work = tmp_path / "out.partial"
+    (work / "start").mkdir(parents=True)
+    (work / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds an unfinished run"):
+        check_folders(args, work, settings(args, 1))
+    assert (work / "thesis.tex").is_file() and not before_the_note("thesis.tex")
+
+
+def test_a_run_killed_while_it_moves_its_folder_into_place_is_resumed(corpus, tmp_path, monkeypatch):
+    argv = command(corpus, tmp_path / "out", "--save-steps", "1", student=tiny.embedder("llava"))
+    argv += ["--report-to", "tensorboard"]
+    rename = Path.rename
+
+    def killed(path, target):
+        if path.name == "final":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill.main(argv)
+    monkeypatch.setattr(Path, "rename", rename)
+    work = tmp_path / "out.partial"
+    events = {path.name for path in work.rglob("events.*")}
+    (work / "final" / "half-written").write_text("")
+    out = distill.main([*argv, "--resume"])
+    assert events and events <= {path.name for path in out.glob("runs/*/events.*")}, "a log is lost"
+    assert not (out / "half-written").exists() and not work.exists()
+
+
+@pytest.fixture
+def begun(corpus, tmp_path):
+    """(the corpus, the command line, OUT.partial) of a run that is under way."""
+    copy = Path(shutil.copytree(corpus.parent, tmp_path / "corpus")) / corpus.name
+    argv, work = command(copy, tmp_path / "out"), tmp_path / "out.partial"
+    begin(work, settings(distill.parse_args(argv), 1))
+    return copy, argv, work
+
+
+def resumed(argv, work, *more):
+    args = distill.parse_args([*argv, "--resume", *more])
+    check_folders(args, work, settings(args, 1))
+
+
+def test_a_resumed_run_may_change_what_no_weight_depends_on(begun):
+    _, argv, work = begun
+    resumed(argv, work, "--cache", "elsewhere", "--workers", "2", "--logging-steps", "1")
+    resumed(argv, work, "--save-steps", "7", "--report-to", "wandb", "--gradient-checkpointing")
+    with pytest.raises(ValueError, match=r"\(batch_size 2 -> 1\); resume with the same, or start anew"):
+        resumed(argv, work, "--batch-size", "1")
+
+
+def test_a_corpus_edited_in_between_is_noticed(begun, caplog):
+    corpus, argv, work = begun
+    resumed(argv, work)
+    assert not caplog.messages
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join([lines[0].replace('"it": "', '"it": "Ecco '), *lines[1:]]))
+    resumed(argv, work)
+    assert ["the corpus was edited" in message for message in caplog.messages] == [True]
+    corpus.write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match=rf"corpus_rows \[{len(lines)}\] -> \[{len(lines) - 1}\]"):
+        resumed(argv, work)
