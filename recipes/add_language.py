@@ -7,10 +7,10 @@ The teacher is the model itself, frozen: its English embedding of a text is the 
 all languages, the new ones and those of --keep, which are rehearsed lest they be forgotten. With --mini
 the corpus is the mini world's English, the translator its names by people (Unicode CLDR), and
 MMMEBMini is scored too. The work lies in OUT.work until all is done; run the same command again to go on.
+The corpus stays as OUT.corpus/parallel.jsonl: the next language takes it, with this one in --keep.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
 from recipes import distill, translate
+from recipes.corpus.held_out import hold_out
 from recipes.corpus.translators import DTYPES, MADLAD, Translator
 from recipes.report import score_table
 from xvlm2vec_st import load_parallel
@@ -43,7 +44,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", help="the embedder: folder or Hub id")
     parser.add_argument("languages", nargs="+", help="the new ones, as in pt zh")
     parser.add_argument("--out", type=Path, help="default: the model's name and the new languages")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work"
+    )
     add = parser.add_argument_group("corpus").add_argument
     add("--corpus", nargs="+", metavar="SOURCE", help="English rows, as recipes.translate takes them")
     add("--mini", type=int, metavar="SCENES", help="instead: the mini world, two rows a scene")
@@ -81,7 +84,14 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
 
     print(f"1/5  A parallel corpus in {', '.join(codes)}")
     corpus = parallel_corpus(args, codes, work, translator)
-    train, held_out = hold_out(corpus, args, work)
+    train, held_out = hold_out(
+        corpus,
+        new=args.languages,
+        kept=args.keep,
+        rows=args.eval_rows,
+        rehearsal=args.rehearsal,
+        seed=args.seed,
+    )
 
     print("2/5  Where the model stands")
     rows = load_parallel(held_out, codes, show_progress=False)
@@ -111,14 +121,15 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
     if out.exists():
         shutil.rmtree(out)
     built.rename(out)
+    place = f"; its corpus: {keep_corpus(corpus, corpus_folder(out))}" if args.corpus else ""
     shutil.rmtree(work)
     print(table)
-    print(f"Done: {out}, its report in {out}/report")
+    print(f"Done: {out}, its report in {out}/report{place}")
     return out
 
 
 def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
-    """(OUT, OUT.work); clears what --overwrite drops.
+    """(OUT, OUT.work); with --overwrite, drops what a run with other arguments left there.
 
     Raises:
         ValueError: no corpus, or two; a language both new and kept; OUT exists; an unfinished run of
@@ -132,17 +143,40 @@ def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
         raise ValueError(f"--rehearsal {args.rehearsal}: a share above 0, at most 1")
     out = args.out or Path("-".join([Path(args.model).name, *args.languages]))
     work = out.with_name(out.name + ".work")
-    if out.exists() and any(out.iterdir()) and not args.overwrite:
-        raise ValueError(f"{out} exists and is not empty; choose another --out, or pass --overwrite")
-    if args.overwrite:
-        shutil.rmtree(work, ignore_errors=True)
+    for place in (out, corpus_folder(out)):
+        if place.exists() and any(place.iterdir()) and not args.overwrite:
+            raise ValueError(f"{place} exists and is not empty; choose another --out, or pass --overwrite")
     settings = {key: str(value) for key, value in vars(args).items() if key not in ("overwrite", "out")}
     note = work / "arguments.json"
     if note.is_file() and json.loads(note.read_text()) != settings:
-        raise ValueError(f"{work} was begun with other arguments; run with the same, or pass --overwrite")
+        if not args.overwrite:
+            raise ValueError(f"{work} was begun with other arguments; run with the same, or pass --overwrite")
+        shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(settings, indent=2) + "\n")
     return out, work
+
+
+def corpus_folder(out: Path) -> Path:
+    """Where the corpus of a finished model stays.
+
+    >>> corpus_folder(Path("models/xvlm2vec-pt")).as_posix()
+    'models/xvlm2vec-pt.corpus'
+    """
+    return out.with_name(out.name + ".corpus")
+
+
+def keep_corpus(corpus: Path, folder: Path) -> Path:
+    """Move a corpus, what was refused, and the pictures that were written for it; returns its new place.
+
+    `folder` stands beside the corpus' own, so that its relative paths of pictures stay right.
+    """
+    pictures = corpus.with_suffix(".pictures").glob("*")
+    for file in (corpus, corpus.with_suffix(".refused.jsonl"), *pictures):
+        place = folder / file.relative_to(corpus.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+    return folder / corpus.name
 
 
 def parallel_corpus(
@@ -163,57 +197,14 @@ def parallel_corpus(
     return translate.main(words, translator)
 
 
-def hold_out(corpus: Path, args: argparse.Namespace, work: Path) -> tuple[Path, Path]:
-    """(training rows, held-out rows) as files beside the corpus.
-
-    Held out are rows that have all languages, and a text of them that no training row has. A training
-    row has every new language, and each kept one with the chance --rehearsal.
-
-    Raises:
-        ValueError: too few rows have all languages.
-    """
-    records = [json.loads(line) for line in corpus.open(encoding="utf-8")]
-    codes = [*args.languages, *args.keep]
-    whole = [r for r in records if all(code in r for code in codes)]
-    whole.sort(key=lambda record: chance(record["id"], "held out", args.seed))
-    chosen = list({(r["en"], r["image"]): r for r in whole}.values())[: args.eval_rows]
-    if not chosen or len(whole) < 2 * len(chosen):
-        raise ValueError(
-            f"{len(whole)} rows have all of {', '.join(codes)}; {args.eval_rows} are to be held out, at most "
-            "half of them: give more rows, or lower --eval-rows"
-        )
-    texts = {record["en"] for record in chosen if record["image"] is None}
-    ids = {record["id"] for record in chosen}
-    train = []
-    for record in records:
-        if record["id"] not in ids and not (record["image"] is None and record["en"] in texts):
-            for code in args.keep:
-                if chance(record["id"], code, args.seed) >= args.rehearsal:
-                    record.pop(code, None)
-            train.append(record)
-    for name, rows in (("train", train), ("held_out", chosen)):
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
-        (work / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-    return work / "train.jsonl", work / "held_out.jsonl"
-
-
-def chance(*keys: object) -> float:
-    """A number from 0 to 1 that the keys decide.
-
-    >>> chance("17", "it", 0) == chance("17", "it", 0) != chance("17", "es", 0)
-    True
-    """
-    return int.from_bytes(hashlib.sha256("/".join(map(str, keys)).encode()).digest()[:6]) / 2**48
-
-
 def benchmarks(args: argparse.Namespace, work: Path) -> dict[str, Path]:
     """`{language: data folder of MMMEBMini}` for English, the kept and the new languages.
 
-    MMMEB has no instructions in the new languages: their texts stand in a folder of their own in the
-    place of the English ones, so that the encoder puts the English instruction before them. So the
-    mini world's training rows are made.
+    Where MMMEB has no instructions in a language, its texts stand in a folder of their own in the place
+    of the English ones, so that the encoder puts the English instruction before them. So the mini
+    world's training rows are made.
     """
-    known = ["en", *(code for code in args.keep if code in PUBLISHED)]
+    known = ["en", *(code for code in [*args.languages, *args.keep] if code in PUBLISHED)]
     folders = {}
     for code in ["en", *args.languages, *args.keep]:
         own = code not in known

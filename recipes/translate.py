@@ -1,7 +1,7 @@
 """From English rows to a parallel corpus: translate, check, repair; killed, it goes on where it was.
 
     python -m recipes.translate --corpus english.jsonl --to it es fr de pt ja --out parallel.jsonl
-    python -m recipes.translate --mmeb MSCOCO_i2t A-OKVQA --limit 10000 --to it --out parallel.jsonl
+    python -m recipes.translate --mmeb MSCOCO_i2t A-OKVQA --images MMEB-train --to it --out parallel.jsonl
     python -m recipes.translate --corpus messages.po --to it --translator none --out parallel.jsonl
     python -m recipes.translate --corpus cldr --to pt zh --translator none --out names.jsonl   # offline
 
@@ -23,7 +23,7 @@ from recipes.corpus import report
 from recipes.corpus.checks import CHECKS
 from recipes.corpus.dictionary import mini_dictionary
 from recipes.corpus.languages import language
-from recipes.corpus.memory import Memory, check_run, read_memory, write_whole
+from recipes.corpus.memory import Memory, changed, check_run, read_memory, read_run, write_whole
 from recipes.corpus.merge import (
     Merged,
     Refused,
@@ -33,7 +33,14 @@ from recipes.corpus.merge import (
     refused_lines,
     without_picture,
 )
-from recipes.corpus.published import SUBSETS, check_subsets, download_mmeb, mmeb_records, mmeb_rows
+from recipes.corpus.published import (
+    SUBSETS,
+    check_pictures,
+    check_subsets,
+    download_mmeb,
+    mmeb_records,
+    mmeb_rows,
+)
 from recipes.corpus.sources import Options, read_sources, sample
 from recipes.corpus.translators import DTYPES, MADLAD, Translator, load_translator
 from recipes.corpus.work import Tally, digest, plan, wanted_fields, waste_of, work_through
@@ -58,7 +65,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("result").add_argument
     add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh")
     add("--out", type=Path, required=True, help="the new file, JSON lines")
-    add("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
+    add("--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work")
     add("--memory", nargs="+", type=Path, default=[], help="OUT.work folders whose translations to take over")
     add("--keep-work", action="store_true", help="leave OUT.work, for --memory")
     add = parser.add_argument_group("translator").add_argument
@@ -111,13 +118,13 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
         if args.quality:
             merged = judge(merged, SentenceTransformer(args.quality), args.quality_min)
         write_results(merged, args, tally, translator.name if translator else "none")
-        if work.is_dir() and not args.keep_work:
+        if translator and work.is_dir() and not args.keep_work:
             shutil.rmtree(work)
     return args.out
 
 
 def check_arguments(args: argparse.Namespace, work: Path) -> tuple[int, int]:
-    """Refuse what cannot be done, and clear what --overwrite drops; returns (this shard, how many).
+    """Refuse what cannot be done; returns (this shard, how many).
 
     Raises:
         ValueError: no source; OUT exists; an unknown language, subset, column or shard.
@@ -144,10 +151,6 @@ def check_arguments(args: argparse.Namespace, work: Path) -> tuple[int, int]:
         raise ValueError(
             f"--overwrite with --shard would drop the other shards' work; remove {work} yourself"
         )
-    if args.overwrite and state.is_main_process:
-        args.out.unlink(missing_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
-    state.wait_for_everyone()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     return shard
 
@@ -169,10 +172,14 @@ def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused
         data = args.mmeb_data or download_mmeb(args.mmeb)
         for subset in args.mmeb:
             chosen = sample(mmeb_records(data, subset), args.limit, f"{args.seed}/{subset}")
+            own: list[ParallelRow] = []
             for number, record in chosen:
                 good, bad = mmeb_rows(number, record, subset, args.images or data)
-                rows += good
+                own += good
                 wrong += bad
+            if not args.no_picture_check:
+                check_pictures(subset, own)
+            rows += own
     return rows, [Refused(i, "", "picture", detail, english) for i, detail, english in wrong]
 
 
@@ -219,7 +226,12 @@ def translate_rows(
         f"{len(batches):,} batches of at most {args.batch_tokens:,} tokens, padding {waste_of(batches):.1%}"
     )
     settings = {"translator": translator.name, "batch-tokens": args.batch_tokens}
-    check_run(work, settings | {f"corpus {code}": digest(fields) for code, fields in texts.items()})
+    settings |= {f"corpus {code}": digest(fields) for code, fields in texts.items()}
+    state = PartialState()
+    if args.overwrite and state.is_main_process and changed(read_run(work), settings):
+        shutil.rmtree(work)
+    state.wait_for_everyone()
+    check_run(work, settings)
     memory = Memory(work, shard)
     memory.known |= base
     tally = work_through(batches, translator, memory, shard=shard, batch_tokens=args.batch_tokens)

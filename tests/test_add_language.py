@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.files import read_rows
 from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini import write as mini_files
 from mmmeb_tasks.mini.write import write_corpus
+from mmmeb_tasks.retrieval import LANGUAGES
 from recipes import add_language
-from xvlm2vec_st.parallel import read_parallel
+from xvlm2vec_st.parallel import load_parallel, read_parallel
 
 SMALL = ["--mini", "60", "--steps", "3", "--batch-size", "6", "--eval-rows", "8", "--queries", "100"]
 TASKS = ["i2t", "t2i"]
@@ -89,6 +92,34 @@ def test_training_rows_have_the_new_languages_and_rehearse_the_old(added):
     assert texts and not texts & {row.english for row in train if row.image is None}
 
 
+def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr(mini_files, "_pictures", lambda *args: args[-1].mkdir(parents=True))
+    args = SimpleNamespace(languages=["de", "pt"], keep=["it"], queries=100)
+    data = add_language.benchmarks(args, tmp_path)
+    assert list(data) == ["en", "de", "pt", "it"]
+    assert data["de"] == data["it"] == data["en"] != data["pt"]
+
+    asked = {}
+
+    def first_text(encoder, *, languages, data_root, tasks):
+        (code,) = languages
+        assert code in LANGUAGES
+        lines = (data_root / "datasets" / f"mini_{code}_100_formatted_t2i.jsonl").open(encoding="utf-8")
+        asked.setdefault(code, []).append(json.loads(next(lines))["text"])
+        return {code: dict.fromkeys(tasks, 0.5)}
+
+    monkeypatch.setattr(add_language, "evaluate_mini", first_text)
+    monkeypatch.setattr(add_language, "MMMEBEncoder", lambda model: model)
+    monkeypatch.setattr(add_language, "parallel_evaluator", lambda *args: lambda model: {})
+    scores = add_language.scored(None, None, None, [], data, ["t2i"], tmp_path / "note.json")
+    assert list(scores["MMMEBMini"]) == list(data)
+    assert asked == {
+        "en": ["sunflower above candle", "girassol acima de vela"],
+        "de": ["Sonnenblume über Kerze"],
+        "it": ["girasole sopra candela"],
+    }
+
+
 def test_the_teacher_is_the_model_itself(added):
     argv = added[1]["argv"]
     assert argv[argv.index("--student") + 1] == str(TEACHER) and "--teacher" not in argv
@@ -125,10 +156,34 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(
         add_language, "scored", lambda *args: seen.append(args[-1].is_file()) or scored(*args)
     )
-    add_language.main(words)
-    assert seen == [True, False]
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "old").write_text("")
+    add_language.main([*words, "--overwrite"])  # begun with the same arguments: its work is not dropped
+    assert seen == [True, False] and not (tmp_path / "m" / "old").exists()
     told = json.loads((tmp_path / "m" / "report" / "languages.json").read_text())
     assert list(told["after"]) == ["held out"]  # without --mini there is no MMMEBMini
+
+    # The translations stay, with the way to their pictures, for the next language.
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "m", "m.corpus"}
+    kept = tmp_path / "m.corpus" / "parallel.jsonl"
+    assert {path.name for path in kept.parent.iterdir()} == {"parallel.jsonl", "parallel.refused.jsonl"}
+    rows = load_parallel(kept, ["pt"], show_progress=False)
+    assert len(rows) > 20 and sum(image is not None for image in rows["image"]) > 5
+    with pytest.raises(ValueError, match="m.corpus exists"):
+        (tmp_path / "m").rename(tmp_path / "elsewhere")
+        add_language.main(words)
+
+
+def test_pictures_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_path):
+    work, folder = tmp_path / "m.work", tmp_path / "m.corpus"
+    for place in (work, folder):
+        (place / "parallel.pictures").mkdir(parents=True)
+        (place / "parallel.pictures" / f"{place.suffix[1:]}.png").write_bytes(b"")
+    (work / "parallel.jsonl").write_text('{"id": 1}\n')
+    (work / "parallel.refused.jsonl").write_text("")
+    assert add_language.keep_corpus(work / "parallel.jsonl", folder) == folder / "parallel.jsonl"
+    assert (folder / "parallel.jsonl").read_text() == '{"id": 1}\n'
+    assert {p.name for p in (folder / "parallel.pictures").iterdir()} == {"work.png", "corpus.png"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 
+import huggingface_hub
 import polib
 import pyarrow
 import pyarrow.parquet
@@ -12,7 +14,7 @@ from PIL import Image as Pictures
 
 from recipes import translate
 from recipes.corpus.dictionary import Dictionary
-from recipes.corpus.published import SUBSETS
+from recipes.corpus.published import MMEB_REVISION, SUBSETS, download_mmeb
 from recipes.corpus.sources import Options, read_sources
 from xvlm2vec_st.parallel import read_parallel
 
@@ -34,16 +36,22 @@ def write_jsonl(path):
 
 def write_csv(path):
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, RECORDS[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer = csv.DictWriter(file, RECORDS[0])
         writer.writeheader()
         writer.writerows(RECORDS)
+
+
+def write_tsv(path):
+    """Cells as they are: quotes are text, and a cell is a line at most."""
+    lines = ["\t".join(RECORDS[0]), *("\t".join(text or "" for text in r.values()) for r in RECORDS)]
+    path.write_text("".join(line.replace("\n", " ") + "\n" for line in lines), "utf-8")
 
 
 def write_parquet(path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path)
 
 
-WRITERS = {".jsonl": write_jsonl, ".csv": write_csv, ".tsv": write_csv, ".parquet": write_parquet}
+WRITERS = {".jsonl": write_jsonl, ".csv": write_csv, ".tsv": write_tsv, ".parquet": write_parquet}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -53,7 +61,8 @@ def test_files_of_every_kind_give_the_same_rows(folder, suffix):
     first, second = read_sources([str(path)], Options(languages=["it"]))
     assert (first.id, first.image, first.english) == ("a", str(folder / "1.png"), "a dog, brown")
     assert first.translations == {"it": "un cane, marrone"}
-    assert (second.id, second.image, second.english) == ("b", None, 'two\n"lines"')
+    text = 'two "lines"' if suffix == ".tsv" else 'two\n"lines"'
+    assert (second.id, second.image, second.english) == ("b", None, text)
     assert second.translations == {}
 
 
@@ -64,6 +73,24 @@ def test_columns_may_have_other_names_and_several_sources_keep_their_ids_apart(f
     rows = read_sources([str(folder / "x.jsonl"), str(folder / "y.jsonl")], Options(columns=columns))
     assert [(row.id, row.english) for row in rows] == [("x/7", "a dog"), ("y/7", "a dog")]
     assert rows[0].image == str(folder / "1.png")
+
+
+def test_sources_of_one_name_are_told_apart_by_their_folders(folder):
+    for name in ("a/train.jsonl", "b/train.jsonl", "b/test.csv"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("id,en\n1,dog\n" if "csv" in name else '{"id": 1, "en": "dog"}\n')
+    names = ("a/train.jsonl", "b/train.jsonl", "b/test.csv")
+    rows = read_sources([str(folder / name) for name in names], Options())
+    assert [row.id for row in rows] == ["a/train/1", "b/train/1", "test/1"]
+    with pytest.raises(ValueError, match="test.csv: id .* twice"):
+        read_sources([str(folder / "b/test.csv")] * 2, Options())
+
+
+def test_quotes_in_tsv_are_text_and_eat_no_rows(folder):
+    path = folder / "x.tsv"
+    path.write_text('id\ten\n1\t"Stop" sign\n2\t"5 inch TV\n3\tcat\n')
+    rows = read_sources([str(path)], Options())
+    assert [row.english for row in rows] == ['"Stop" sign', '"5 inch TV', "cat"]
 
 
 def test_a_dataset_with_pictures_in_it(folder):
@@ -240,6 +267,9 @@ def test_the_authors_language_must_be_told(folder):
             "no column 'en' for 'en'; it has id, text; pass --columns en=NAME",
         ),
         ("x.csv", b"id,en\n1,a dog\n2,\n", "row 2: the English text is ''"),
+        ("x.csv", b'id,en\n1,dog\n2,"a cat\n3,horse\n', r"x.csv, line 3: unexpected end of data"),
+        ("x.csv", b'id,en\n1,dog\n2,"a" cat\n', "x.csv, line 3: ',' expected after '\"'"),
+        ("x.csv", b"id,en\n1,a dog, brown\n", "x.csv, line 2: more cells than the head"),
         ("x.csv", "id,en\n1,d\xf6g\n".encode("latin1"), "x.csv, line 2: not UTF-8.*iconv"),
         ("x.jsonl", b'{"id": 1, "en": "a"}\n{"id": 1, "en": "b"}\n', "id '1' twice"),
         ("x.jsonl", b'{"id": 1, "en": "' + b"x" * 2_000_000, "x.jsonl, line 1.*no JSON.{1,200}$"),
@@ -433,6 +463,32 @@ def test_a_row_without_its_picture_is_refused_by_name(mmeb, capsys):
     assert {row.id for row in read_parallel(out, ["it"])} == {
         f"OK-VQA/{n}/{side}" for n in range(3) for side in ("qry", "pos")
     } - {"OK-VQA/1/qry"}
+
+
+def test_a_subset_without_any_picture_stops_and_tells_where_they_are(mmeb):
+    shutil.rmtree(mmeb / "images" / "OK-VQA")
+    out = mmeb / "parallel.jsonl"
+    words = ["--mmeb", "NIGHTS", "OK-VQA", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
+    words += ["--skip-check", "copy", "language"]
+    told = r"OK-VQA: none of its 3 pictures .*qry_0.jpg.* images_zip/.* --images FOLDER.* --no-picture-check"
+    with pytest.raises(ValueError, match=told):
+        translate.main(words, Spelling())
+    assert not out.exists()
+    translate.main([*words, "--no-picture-check"], Spelling())
+    assert sum(row.image is not None for row in read_parallel(out, ["it"])) == 12
+    (mmeb / "elsewhere").mkdir()
+    with pytest.raises(ValueError, match="NIGHTS: none of its 9 pictures"):
+        translate.main([*words, "--images", str(mmeb / "elsewhere"), "--overwrite"], Spelling())
+
+
+def test_mmeb_offline_comes_from_the_cache_or_the_error_names_both_ways(mmeb, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ValueError, match="OK-VQA.* HF_HUB_OFFLINE.* --mmeb-data"):
+        download_mmeb(["OK-VQA"])
+    cached = tmp_path / "hub" / "datasets--TIGER-Lab--MMEB-train" / "snapshots" / MMEB_REVISION
+    shutil.copytree(mmeb / "OK-VQA", cached / "OK-VQA")
+    assert len(MMEB_REVISION) == 40 and download_mmeb(["OK-VQA"]) == cached
 
 
 def test_a_token_without_a_path_is_refused_and_unknown_subsets_are_told_the_nearest(mmeb):

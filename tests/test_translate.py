@@ -17,8 +17,10 @@ from recipes.corpus import memory as memory_file
 from recipes.corpus.batches import padding_waste, plan_batches
 from recipes.corpus.dictionary import Dictionary, mini_dictionary
 from recipes.corpus.memory import Memory, read_memory, write_whole
+from recipes.corpus.merge import Merged
+from recipes.corpus.report import SUBSETS, tables
 from recipes.corpus.work import translate_batch
-from xvlm2vec_st.parallel import load_parallel, read_parallel
+from xvlm2vec_st.parallel import ParallelRow, load_parallel, read_parallel
 
 CODES = ["it", "pt", "zh"]
 
@@ -386,7 +388,64 @@ def test_a_finished_corpus_is_not_overwritten_without_asking(english, tmp_path):
         translate.main(words(english, tmp_path / "out.jsonl"))
 
 
+class Stopped(Counting):
+    """Is killed after three batches."""
+
+    def translate(self, texts, code):
+        if len(self.calls) == 3:
+            raise KeyboardInterrupt
+        return super().translate(texts, code)
+
+
+def test_overwriting_loses_nothing_before_the_new_corpus_is_there(english, whole, tmp_path):
+    out, work = tmp_path / "parallel.jsonl", tmp_path / "parallel.jsonl.work"
+    out.write_text("old")
+    again = [*words(english, out), "--overwrite"]
+    with pytest.raises(KeyboardInterrupt):
+        translate.main(again, Stopped(mini_dictionary(CODES).tables))
+    known = len(read_memory([work]))
+    with pytest.raises(ValueError, match="no such file"):
+        translate.main([*again, "--corpus", str(english.with_name("typing-mistake.jsonl"))], counting())
+    assert out.read_text() == "old" and len(read_memory([work])) == known > 0
+    translator = counting()
+    translate.main(again, translator)  # the same command goes on
+    everything = counting()
+    translate.main(words(english, tmp_path / "other.jsonl"), everything)
+    assert len(translator.asked) == len(everything.asked) - known
+    assert out.read_bytes() == whole and not work.exists()
+
+
+def test_overwriting_drops_the_work_of_another_run(english, whole, tmp_path):
+    out = tmp_path / "parallel.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        translate.main(words(english, out), Stopped(mini_dictionary(CODES).tables))
+    translator = counting()
+    translator.name = "another"
+    translate.main([*words(english, out), "--overwrite"], translator)
+    assert set(translator.asked.values()) == {1} and out.read_bytes() == whole
+    everything = counting()
+    translate.main(words(english, tmp_path / "other.jsonl"), everything)
+    assert translator.asked == everything.asked
+
+
+def test_a_run_without_a_translator_leaves_anothers_work(tmp_path):
+    out, work = tmp_path / "names.jsonl", tmp_path / "names.jsonl.work"
+    Memory(work).add("it", ["dog"], ["cane"])
+    translate.main(["--corpus", "cldr", "--to", "pt", "--translator", "none", "--out", str(out)])
+    assert out.is_file() and read_memory([work]) == {("it", "dog"): "cane"}
+
+
 # Reports and what trains on the result.
+
+
+@pytest.mark.parametrize(("count", "shown"), [(SUBSETS, True), (SUBSETS + 1, False)])
+def test_a_table_of_subsets_is_shown_where_ids_name_a_few_of_them(count, shown):
+    """Ids such as `scene/17` for each of thousands of scenes would make a table as long as the corpus."""
+    kept = [ParallelRow(f"subset-{n}/1", None, "dog", {"it": "cane"}) for n in range(count)]
+    found = dict(tables(Merged(kept), ["it"]))
+    assert found["By reason and language"][1:] == [["kept", str(count)]]
+    assert ("By subset" in found) is shown
+    assert not shown or found["By subset"][1:3] == [["subset-0", "1"], ["subset-1", "1"]]
 
 
 def test_the_reports_count_by_reason_language_and_subset(english, tmp_path):

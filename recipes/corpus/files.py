@@ -1,5 +1,7 @@
-"""Reading files: lines of UTF-8, records of parquet files and of `datasets` datasets."""
+"""Reading files: lines of UTF-8, records of tables, parquet files and `datasets` datasets."""
 
+import csv
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,30 @@ def lines_of(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
                 ) from error
             if blank or text.strip():
                 yield number, text
+
+
+def table_records(path: Path) -> Iterator[Record]:
+    """Records of a CSV or TSV file with a head. In TSV a quote is a character like others.
+
+    Raises:
+        ValueError: quotes that are not closed or not doubled, too many cells; with the record's line.
+    """
+    text = "".join(line for _, line in lines_of(path, blank=True))
+    csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters
+    # Without `strict`, a quote that is not closed takes in all rows to the file's end.
+    form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {"strict": True}
+    rows = csv.DictReader(io.StringIO(text), **form)
+    line = 1
+    try:
+        rows.fieldnames  # noqa: B018 - reads the head
+        line = rows.line_num + 1
+        for record in rows:
+            if any(record.get(None, ())):
+                raise ValueError(f"line {line}: more cells than the head; quote what has a delimiter in it")
+            yield record
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"line {line}: {error}; close each quote, double one inside a cell") from error
 
 
 def parquet_records(path: Path) -> Iterator[Record]:

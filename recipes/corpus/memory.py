@@ -126,20 +126,36 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
         raise
 
 
+def read_run(folder: Path) -> dict[str, str | int]:
+    """What a work folder was begun with; nothing where it was not."""
+    path = folder / "run.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def changed(before: Mapping[str, str | int], settings: Mapping[str, str | int]) -> list[str]:
+    """The settings that a run was begun with otherwise.
+
+    >>> changed({"translator": "a", "corpus it": "x"}, {"translator": "b", "corpus it": "x", "beams": 1})
+    ['translator']
+    """
+    return [key for key in settings if key in before and settings[key] != before[key]]
+
+
 def check_run(folder: Path, settings: Mapping[str, str | int]) -> None:
     """Note what a run is, or refuse to go on with one that is another; languages may be added.
 
     Raises:
         ValueError: translator, corpus or another setting differs from what the folder was begun with.
     """
-    path = folder / "run.json"
-    before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if changed := [key for key in settings if key in before and settings[key] != before[key]]:
-        told = ", ".join(f"{key} {before[key]!r} -> {settings[key]!r}" for key in changed)
+    before = read_run(folder)
+    if keys := changed(before, settings):
+        told = ", ".join(f"{key} {before[key]!r} -> {settings[key]!r}" for key in keys)
         raise ValueError(
             f"{folder} was begun otherwise ({told}); run with the same, pass --overwrite to drop it, or "
             f"take what it has over into another --out with --memory {folder}"
         )
     if settings.keys() - before.keys():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, [json.dumps(before | dict(settings), ensure_ascii=False, indent=2) + "\n"])
+        write_whole(
+            folder / "run.json", [json.dumps(before | dict(settings), ensure_ascii=False, indent=2) + "\n"]
+        )

@@ -1,17 +1,18 @@
 """The published data: MMEB-train by subset, and the authors' parallel file."""
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 
 from recipes.corpus.files import parquet_records
 from xvlm2vec_st.parallel import ParallelRow
 
 MMEB = "TIGER-Lab/MMEB-train"
-MMEB_REVISION = "0c3f4b8"
+MMEB_REVISION = "0c3f4b828d347c4e8508339f99530f6c820061fd"
 # The subsets that the paper translates; HatefulMemes, DocVQA and the like it leaves out.
 SUBSETS = (
     "A-OKVQA",
@@ -59,12 +60,22 @@ def check_subsets(subsets: Sequence[str]) -> None:
 
 
 def download_mmeb(subsets: Sequence[str]) -> Path:
-    """MMEB-train's tables of some subsets, from the Hub at the pinned revision; not its pictures."""
-    # A short hash is no revision for the Hub's download routes: it is looked up first.
-    commits = HfApi().list_repo_commits(MMEB, repo_type="dataset")
-    revision = next(c.commit_id for c in commits if c.commit_id.startswith(MMEB_REVISION))
+    """MMEB-train's tables of some subsets, from the Hub's cache or the Hub; not its pictures.
+
+    Raises:
+        ValueError: they are not in the cache, and the Hub does not give them.
+    """
     patterns = [f"{subset}/*.parquet" for subset in subsets]
-    return Path(snapshot_download(MMEB, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    try:
+        return Path(
+            snapshot_download(MMEB, repo_type="dataset", revision=MMEB_REVISION, allow_patterns=patterns)
+        )
+    except OSError as error:  # what the Hub's client raises, offline mode among it
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{', '.join(subsets)} of {MMEB} are not in the cache, nor does the Hub give them ({said}); "
+            "allow the download (unset HF_HUB_OFFLINE), or pass --mmeb-data with a copy"
+        ) from error
 
 
 def mmeb_records(data: Path, subset: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -111,6 +122,21 @@ def mmeb_rows(
         else:
             rows.append(ParallelRow(row_id, str(images / path) if path else None, english, {}))
     return rows, wrong
+
+
+def check_pictures(subset: str, rows: Sequence[ParallelRow]) -> None:
+    """Refuse a subset whose rows have pictures of which none is there.
+
+    Raises:
+        ValueError: that is so; with where the pictures come from.
+    """
+    pictures = [row.image for row in rows if row.image is not None]
+    if pictures and not any(map(os.path.isfile, pictures)):
+        raise ValueError(
+            f"{subset}: none of its {len(pictures):,} pictures is there, the first is {pictures[0]}; unpack "
+            f"images_zip/*.zip of {MMEB} into FOLDER/images and pass --images FOLDER, or keep the rows "
+            "all the same with --no-picture-check"
+        )
 
 
 def without_token(text: str) -> str:

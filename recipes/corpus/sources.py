@@ -4,9 +4,7 @@ A source is a path, told by its suffix, or `hf:NAME[:CONFIG][@SPLIT]`, `xmmeb:LA
 Translations that a source already has are kept and checked, not made again.
 """
 
-import csv
 import hashlib
-import io
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recipes.corpus import human
-from recipes.corpus.files import dataset_records, lines_of, parquet_records
+from recipes.corpus.files import dataset_records, lines_of, parquet_records, table_records
 from recipes.corpus.published import authors_row
 from xvlm2vec_st.parallel import ParallelRow, parse_row
 
@@ -56,10 +54,10 @@ def read_sources(specs: Sequence[str], options: Options) -> list[ParallelRow]:
     """
     rows: list[ParallelRow] = []
     seen: dict[str, str] = {}
+    names = names_of(specs) if len(specs) > 1 else {}
     for spec in specs:
-        stem = Path(spec).stem if "." in spec else spec.replace(":", "-").replace("/", "-")
-        for row in sample(read_source(spec, options), options.limit, f"{options.seed}/{stem}"):
-            row_id = f"{stem}/{row.id}" if len(specs) > 1 else row.id
+        for row in sample(read_source(spec, options), options.limit, f"{options.seed}/{stem_of(spec)}"):
+            row_id = f"{names[spec]}/{row.id}" if names else row.id
             if row_id in seen:
                 where = spec if seen[row_id] == spec else f"{seen[row_id]} and {spec}"
                 raise ValueError(f"{where}: id {row_id!r} twice; every row needs its own")
@@ -68,6 +66,32 @@ def read_sources(specs: Sequence[str], options: Options) -> list[ParallelRow]:
     if not rows and not options.refused:
         raise ValueError(f"{', '.join(specs)}: no rows")
     return rows
+
+
+def stem_of(spec: str) -> str:
+    """A source's name: its file's without the suffix.
+
+    >>> stem_of("a/train.jsonl"), stem_of("hf:owner/name")
+    ('train', 'hf-owner-name')
+    """
+    return Path(spec).stem if "." in spec else spec.replace(":", "-").replace("/", "-")
+
+
+def names_of(specs: Sequence[str]) -> dict[str, str]:
+    """`{spec: name}`: the stem, and where stems repeat the shortest end of the path that is its own.
+
+    >>> list(names_of(["a/train.jsonl", "b/train.jsonl", "x.csv", "x.tsv", "cldr"]).values())
+    ['a/train', 'b/train', 'x.csv', 'x.tsv', 'cldr']
+    """
+    tries = {}
+    for spec in specs:
+        paths = Path(spec).with_suffix("").parts, Path(spec).parts
+        ends = [Path(*parts[-n:]).as_posix() for parts in paths for n in range(1, len(parts) + 1)]
+        tries[spec] = [stem_of(spec), *ends]
+    taken = {spec: {name for other in tries if other != spec for name in tries[other]} for spec in tries}
+    return {
+        spec: next((name for name in names if name not in taken[spec]), spec) for spec, names in tries.items()
+    }
 
 
 def sample(items: Iterable[Item], limit: int | None, seed: str) -> list[Item]:
@@ -148,12 +172,9 @@ def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
 
 def table_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
     """Rows of a CSV or TSV file with a head."""
-    text = "".join(line for _, line in lines_of(path, blank=True))
-    csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters
-    records = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
     try:
-        yield from record_rows(records, options, root=options.images or path.parent)
-    except (ValueError, csv.Error) as error:
+        yield from record_rows(table_records(path), options, root=options.images or path.parent)
+    except ValueError as error:
         raise ValueError(f"{path}, {error}") from error
 
 
