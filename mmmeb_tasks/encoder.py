@@ -1,12 +1,13 @@
 """The mteb encoder for sentence-transformers models: exact MMMEB texts, together with pictures."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
 from datasets import Dataset
 from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.models import ModelMeta
+from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import BatchedInput, EncodeKwargs, PromptType
 from numpy.typing import NDArray
@@ -30,12 +31,12 @@ class MMMEBEncoder(AbsEncoder):
 
     On MMMEB tasks each row is the exact text of its kind, language and side, with its picture; a
     model that takes no picture together with a text (CLIP) gets the bare content instead, and for
-    a row of both the sum of the two unit vectors. Other tasks go through as they are. What was
-    encoded once is kept, so one encoder stands for one state of the weights: after more training,
-    make a new one.
+    a row of both the sum of the two unit vectors. What was encoded once is kept, so one encoder
+    stands for one state of the weights: after more training, make a new one. Other tasks are encoded
+    as mteb does it, with the model's own prompts.
 
     Args:
-        model: the model; its own prompts are not used, MMMEB's texts hold the instruction.
+        model: the model; its own prompts are not used on MMMEB, whose texts hold the instruction.
         name: name in results; the folder or Hub name by default.
         style: how texts end, one of `STYLES`.
         batch_size: rows a forward pass; `None`: what mteb says (32 when nobody asked).
@@ -89,12 +90,23 @@ class MMMEBEncoder(AbsEncoder):
             ValueError: rows hold what the model does not take; an unknown language; a picture that
                 cannot be read; a `precision` other than float32.
         """
+        rows: Any = inputs.dataset
+        both = {"image", "text"} <= {*rows.features}
+        if not isinstance(task_metadata, MMMEBMetadata) and not (both and self.style is None):
+            refuse_unsupported(self.model, [_outline(rows.features)], task_metadata.name)
+            facts = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset}
+            kwargs["batch_size"] = self.batch_size or kwargs.get("batch_size", 32)
+            return self._as_mteb.encode(inputs, **facts, prompt_type=prompt_type, **kwargs)
         # The rows themselves: the loader's batches would decode pictures that are encoded already.
-        rows = inputs.dataset
-        if not isinstance(rows, Dataset):  # mteb's pair classification has a torch dataset
-            rows = Dataset.from_list([rows[i] for i in range(len(rows))])  # type: ignore[arg-type]
         items = self.read(rows, task_metadata, hf_subset, prompt_type)
         return self.embed(items, task=f"{task_metadata.name} {hf_subset}", **kwargs)
+
+    @cached_property
+    def _as_mteb(self) -> SentenceTransformerEncoderWrapper:
+        """How mteb encodes, which reads prompts by the task's name, its type and the side."""
+        wrapper = SentenceTransformerEncoderWrapper(self.model)
+        wrapper.mteb_model_meta = self.mteb_model_meta  # mteb's own leaves out pictures
+        return wrapper
 
     def read(
         self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None
@@ -155,6 +167,11 @@ class MMMEBEncoder(AbsEncoder):
             convert_to_numpy=True,
         )
         return np.asarray(vectors, dtype=np.float32)
+
+
+def _outline(columns: Iterable[str]) -> Item:
+    """An item that holds what rows of these columns hold, empty."""
+    return Item(text="" if "text" in columns else None, picture="" if "image" in columns else None)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,12 +43,12 @@ def model_name(model: SentenceTransformer) -> str:
 
 
 def model_revision(model: SentenceTransformer) -> str:
-    """A hash of the weights and of the settings of every module (pooling, pictures, template).
+    """A hash of the weights, the prompts and the settings of every module (pooling, pictures, template).
 
     Made from the model in memory and not from files: weights may have changed since loading, and
     two states of one folder must not share a result. 1 GB of weights takes about a second.
     """
-    digest = sha256()
+    digest = sha256(json.dumps([model.prompts, model.default_prompt_name], sort_keys=True).encode())
     for module in model:
         digest.update("\n".join(_settings(module)).encode())
     for key, tensor in sorted(model.state_dict().items()):

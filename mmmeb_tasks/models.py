@@ -24,7 +24,8 @@ APART = ("align", "altclip", "chinese_clip", "clip", "siglip", "siglip2")
 
 # Of a model's folder, what decides its embeddings; a card, a report or a log does not.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".jinja", ".txt", ".model", ".py")
-LEFT_OUT = ("config_sentence_transformers.json", "trainer_state.json")  # hold versions and dates
+SETTINGS = "config_sentence_transformers.json"  # prompts, and versions of packages
+LEFT_OUT = ("trainer_state.json",)  # holds dates
 LEFT_OUT_FOLDERS = ("report", "checkpoints", "runs", "results")
 
 
@@ -113,6 +114,10 @@ def folder_revision(folder: Path) -> str:
         if path.suffix not in WEIGHTS or path.name in LEFT_OUT or not path.is_file():
             continue
         if any(part in LEFT_OUT_FOLDERS or part.startswith(("checkpoint-", ".")) for part in parts):
+            continue
+        if path.name == SETTINGS:
+            settings = {key: value for key, value in _json(path).items() if key != "__version__"}
+            digest.update(json.dumps(settings, sort_keys=True).encode())
             continue
         digest.update(f"{'/'.join(parts)} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:

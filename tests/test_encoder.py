@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
+from mteb._create_dataloaders import create_dataloader
 from mteb.cache import ResultCache
+from mteb.mocks import MockSTSTask
+from mteb.models import SentenceTransformerEncoderWrapper
 from mteb.types import PromptType
 from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
@@ -261,6 +264,40 @@ def test_other_settings_are_another_revision() -> None:
     with_template = Recorder()
     with_template[0].processor = SimpleNamespace(chat_template="{{ messages }}")
     assert MMMEBEncoder(with_template).mteb_model_meta.revision != first
+
+
+@pytest.mark.parametrize(("name", "side"), [("query", PromptType.query), ("STS", None)])
+def test_a_task_that_is_not_of_mmmeb_gets_the_models_own_prompts(
+    name: str, side: PromptType | None
+) -> None:
+    """As mteb's wrapper calls the model; by the side, or by the task's type."""
+    calls = []
+    for wrap in (MMMEBEncoder, SentenceTransformerEncoderWrapper):
+        model = Recorder()
+        model.prompts = {"query": "", "document": "", name: "ask: "}
+        facts = {"task_metadata": MockSTSTask.metadata, "hf_split": "test", "hf_subset": "default"}
+        wrap(model).encode(loader(text=["dog", "cat"]), prompt_type=side, batch_size=64, **facts)
+        calls.append([(call.get("prompt"), call["batch_size"]) for call in model.calls])
+        assert model.inputs == ["dog", "cat"]
+    assert calls[0] == calls[1] == [("ask: ", 64)]
+
+
+def test_a_task_that_is_not_of_mmmeb_gets_pictures_and_refuses_to_lose_them(pictures: list[str]) -> None:
+    metadata = MockSTSTask.metadata.model_copy(update={"modalities": ["image", "text"]})
+    facts = {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default"}
+    model = Recorder()
+    rows = loader(image=pictures[:1], text=["x"]).dataset
+    MMMEBEncoder(model).encode(create_dataloader(rows, task_metadata=metadata), **facts)
+    assert seen(model) == [{"image": RGB, "text": "x"}]
+    with pytest.raises(ValueError, match="MockSTSTask has rows of image, but the model takes"):
+        MMMEBEncoder(Recorder(("text",))).encode(loader(image=pictures[:1]), **facts)
+
+
+def test_other_prompts_are_another_revision() -> None:
+    model = Recorder()
+    first = MMMEBEncoder(model).mteb_model_meta.revision
+    model.prompts = {"query": "ask: "}
+    assert MMMEBEncoder(model).mteb_model_meta.revision != first
 
 
 def test_weights_of_every_shape_and_type_are_hashed() -> None:

@@ -53,6 +53,15 @@ def test_more_training_is_another_revision_and_a_card_is_not(folder: Path, tmp_p
     assert folder_meta(folder).revision != second.revision
 
 
+def test_other_prompts_are_another_revision_and_other_versions_are_not(folder: Path) -> None:
+    path, first = folder / "config_sentence_transformers.json", folder_meta(folder).revision
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"__version__": {"sentence_transformers": "99"}}))
+    assert folder_meta(folder).revision == first
+    path.write_text(json.dumps(settings | {"prompts": {"query": "query: ", "document": ""}}))
+    assert folder_meta(folder).revision != first
+
+
 def test_two_folders_of_one_name_have_two_places_for_results(folder: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "mine"))
     train_more(other)
