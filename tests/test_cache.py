@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -133,6 +134,28 @@ def test_a_fingerprint_does_not_change_with_use(rows):
     model.encode(["a", "a longer text than that"])
     assert fingerprint(model) == before == fingerprint(other) and preprocessing(model) == reads
     assert preprocessing(SentenceTransformer(str(tiny.embedder("llava_next")))) != reads
+
+
+def moved_and_loaded(folder):
+    """The fingerprint in a process of its own, which knows another folder."""
+    shutil.copytree(tiny.embedder("llava_next"), folder)
+    return fingerprint(SentenceTransformer(str(folder)))
+
+
+def test_a_fingerprint_has_the_settings_of_the_model_and_not_its_place(tmp_path):
+    def loaded(**config):
+        return SentenceTransformer(str(tiny.embedder("llava_next")), config_kwargs=config)
+
+    model, layer = loaded(), loaded(vision_feature_layer=-1)
+    item = {"image": tiny.picture(), "text": "a"}
+    assert not np.allclose(model.encode(item), layer.encode(item))
+    epsilon = loaded()
+    epsilon[0].model.config.text_config.rms_norm_eps = 1e-3
+    found = [fingerprint(each) for each in (model, layer, epsilon)]
+    assert len(set(found)) == 3
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(moved_and_loaded, (tmp_path / "moved",)) == found[0]
+    assert fingerprint(loaded(attn_implementation="eager")) == found[0]
 
 
 def test_what_cannot_be_keyed_is_refused():

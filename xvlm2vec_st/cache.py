@@ -20,6 +20,8 @@ from xvlm2vec_st.pictures import opened, picture_key
 
 KEY = 16  # bytes
 CHECK = 4  # a record's CRC-32
+# Keys of a config that decide no state; the weights' types are told with the weights.
+OF_THE_RUN = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 
 
 class TargetStore:
@@ -112,7 +114,7 @@ def item_key(item: Any) -> bytes:
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """16 bytes in hex for all that decides a model's states: weights, tokens, pixels, template, pooling.
+    """16 bytes in hex for all that decides a model's states: weights, config, tokens, pixels, pooling.
 
     Adapters are left out: a student with its adapter off is the model that it started from.
     """
@@ -123,10 +125,25 @@ def fingerprint(model: SentenceTransformer) -> str:
         plain = name.replace(".base_layer.", ".").replace("base_model.model.", "")
         found.update(f"{plain} {tensor.dtype} {list(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    found.update(repr(settled(model[0].config.to_dict())).encode())
     found.update(preprocessing(model).encode())
     for module in list(model)[1:]:
         found.update(f"{type(module).__name__} {module.get_config_dict()}".encode())
     return found.hexdigest()
+
+
+def settled(config: Any) -> Any:
+    """A config without what says where it lies and how it is run, in one order, nested ones too.
+
+    >>> settled({"rms_norm_eps": 1e-6, "_name_or_path": "a/b", "text_config": {"dtype": "float32"}})
+    [('rms_norm_eps', 1e-06), ('text_config', [])]
+    """
+    if isinstance(config, list | tuple):
+        return [settled(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    kept = {str(key): value for key, value in config.items() if str(key) not in OF_THE_RUN}
+    return sorted((key, settled(value)) for key, value in kept.items() if not key.startswith("_attn"))
 
 
 def preprocessing(model: SentenceTransformer) -> str:
