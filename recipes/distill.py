@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from peft import PeftModel
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
@@ -91,7 +91,9 @@ def made(
     own = args.lora and not args.teacher
     teacher = None if own else SentenceTransformer(args.teacher or args.start)
     loss = loss_of(student, teacher, args)
-    evaluator = parallel_evaluator(held_out, languages, teacher or student) if held_out is not None else None
+    evaluator = None
+    if held_out is not None:
+        evaluator = parallel_evaluator(held_out, languages, teacher or student, batch_size=args.batch_size)
     trainer = DistillationTrainer(
         student,
         arguments,
@@ -173,7 +175,7 @@ def rows(args: argparse.Namespace, languages: list[str]) -> tuple[Dataset | Para
             raise ValueError("--stream sees its rows as it goes: pass --eval-corpus FILE, or --eval-rows 0")
         stream = ParallelStream(args.corpus, languages, images=args.images, seed=args.seed)
         return stream, held_out if args.eval_corpus else None
-    data = concatenate_datasets([load_parallel(path, languages, images=args.images) for path in args.corpus])
+    data = load_parallel(args.corpus, languages, images=args.images)
     return (data, held_out) if args.eval_corpus else split(data, args.eval_rows, args.seed)
 
 

@@ -1,14 +1,17 @@
 """Parallel corpora: reading, refusing, collating."""
 
 import json
+from itertools import islice
 
 import pytest
+import tiny
 import torch
 from PIL import Image
 
-from xvlm2vec_st import load_parallel
+from xvlm2vec_st import SentenceTransformer, load_parallel
 from xvlm2vec_st import parallel as parallel_module
 from xvlm2vec_st.parallel import ParallelCollator, check_languages, parse_row, read_parallel
+from xvlm2vec_st.streaming import ParallelStream
 
 GOOD = [
     {"id": "a", "image": "p/one.png", "en": "dog", "it": "cane", "de": "Hund"},
@@ -121,6 +124,39 @@ def test_no_file_and_no_rows(tmp_path):
         load_parallel(corpus(tmp_path, ["", " "]), ["it"])
 
 
+def shards(folder, *files):
+    """A file a list of rows."""
+    paths = [folder / f"{number}.jsonl" for number in range(len(files))]
+    for path, rows in zip(paths, files, strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paths
+
+
+@pytest.mark.parametrize("read", [load_parallel, ParallelStream])
+def test_several_files_are_one_corpus(folder, read):
+    """Each id once in all of them, each language somewhere: one file a language is a corpus."""
+    italian, german = [{"id": "a", "en": "dog", "it": "cane"}], [{"id": "b", "en": "cat", "de": "Katze"}]
+    paths = shards(folder, italian, german)
+    rows = read(paths, ["it", "de"])
+    assert sorted(row["id"] for row in islice(rows, 2)) == ["a", "b"]
+    with pytest.raises(ValueError, match="0.jsonl, .*1.jsonl: no row has language 'pt'"):
+        read(paths, ["it", "pt"])
+    with pytest.raises(ValueError, match="1.jsonl: id 'a' stands in two rows of the corpus"):
+        read(shards(folder, italian, italian), ["it"])
+    with pytest.raises(ValueError, match="0.jsonl: id 'a' stands in two rows of the corpus"):
+        read(shards(folder, italian * 2), ["it"])
+    with pytest.raises(ValueError, match="0.jsonl, .*2.jsonl and 1 more: no rows"):
+        read(shards(folder, [], [], [], []), ["it"])
+    with pytest.raises(ValueError, match="no corpus files"):
+        read([], ["it"])
+
+
+@pytest.mark.parametrize("read", [load_parallel, lambda path, *a, **k: ParallelStream([path], *a, **k)])
+def test_pictures_in_what_is_not_read_are_refused(folder, read):
+    with pytest.raises(ValueError, match=r"all.tar.gz: neither a folder nor a file of .zip, .tar, .parquet"):
+        read(corpus(folder, GOOD), ["it"], images=folder / "all.tar.gz")
+
+
 def test_a_number_is_an_id():
     assert parse_row('{"id": 3, "en": "dog"}', 1, ["it"]).id == "3"
 
@@ -190,3 +226,18 @@ def test_a_picture_is_decoded_once_for_all_its_languages(folder, monkeypatch):
     assert len(decoded) == 1 and decoded[0][1]
     assert len(seen) == 3 and all(picture is seen[0] for picture in seen)
     assert seen[0].mode == "RGB"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_row_with_its_picture_may_be_as_long_as_the_model_takes(folder, shared):
+    model = SentenceTransformer(str(tiny.embedder("llava")))
+    row = {"id": "r", "image": str(folder / "p" / "one.png"), "en": "red apple", "it": None}
+    given = {"image": Image.open(row["image"]), "text": row["en"]}
+    length = model.preprocess([given])["input_ids"].shape[1]
+    model[0].max_seq_length = length
+    options = {"languages": ["it"], "shared": shared, "limit": length, "tokenizer": model.tokenizer}
+    collate = ParallelCollator(model.preprocess, **options)
+    (ids,) = (value for key, value in collate([row]).items() if key.endswith("input_ids"))
+    assert ids.shape == (1, length)
+    with pytest.raises(ValueError, match=f"row r: its en text with its picture is longer than the {length} "):
+        collate([row | {"en": "red apples"}])

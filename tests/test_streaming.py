@@ -141,6 +141,26 @@ def test_a_picture_that_is_in_no_archive_is_named(corpus, tmp_path):
         archives_module.Parquet(str(tmp_path / "odd.parquet"))
 
 
+def flipped(content, name):
+    """A byte changed: in the first picture's data, or, for a tar, in the second one's header."""
+    place = content.index(b"images/", content.index(b"images/") + 7) if name.endswith(".tar") else 200
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "parquet"])
+def test_a_damaged_archive_is_named(kind, corpus, tmp_path):
+    whole = packed(corpus.parent, kind, tmp_path).read_bytes()
+    path = tmp_path / f"bad.{kind}"
+    damages = [whole[: len(whole) // 2], b"no archive at all" * 99]
+    for content in damages if kind == "parquet" else [*damages, flipped(whole, path.name)]:
+        path.write_bytes(content)
+        archives_module.archive.cache_clear()
+        with pytest.raises(
+            ValueError, match=rf"row .*: image .*bad.{kind}::images/.* is damaged .*pack it anew"
+        ):
+            load_parallel(corpus, ["it"], images=path, show_progress=False)
+
+
 def command(corpus, out, *more):
     base = ["--student", str(tiny.embedder("llava")), "--corpus", str(corpus), "--languages", "it,de"]
     short = ["--batch-size", "4", "--steps", "8", "--learning-rate", "1e-3", "--eval-rows", "0", "--stream"]

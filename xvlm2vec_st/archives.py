@@ -4,14 +4,26 @@ import io
 import os
 import tarfile
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow
 import pyarrow.parquet as parquet
 
 MARK = "::"
 KINDS = (".zip", ".tar", ".parquet")
+# What the formats' readers raise on a damaged file, an encrypted one (RuntimeError) among them.
+BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    pyarrow.ArrowException,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+)
 
 
 class Archive(Protocol):
@@ -27,7 +39,11 @@ class Tar:
     def __init__(self, path: str) -> None:
         with tarfile.open(path, "r:") as archive:
             self.place = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if m.isfile()}
+            end = archive.offset
         self.file = open(path, "rb")  # noqa: SIM115 - as long as the process
+        # A header that is damaged ends the list without a word; the end itself is zeros.
+        if any(os.pread(self.file.fileno(), tarfile.BLOCKSIZE, end)):
+            raise tarfile.ReadError(f"no header at byte {end}")
 
     def read(self, name: str) -> bytes:
         """A picture's bytes."""
@@ -81,6 +97,7 @@ def picture_file(place: str) -> io.BytesIO | str:
 
     Raises:
         FileNotFoundError: no such archive, or none of that name in it.
+        ValueError: a damaged archive.
     """
     path, mark, name = place.partition(MARK)
     if not mark or Path(path).suffix not in KINDS:
@@ -89,3 +106,20 @@ def picture_file(place: str) -> io.BytesIO | str:
         return io.BytesIO(archive(path, os.getpid()).read(name))
     except KeyError:
         raise FileNotFoundError(place) from None
+    except FileNotFoundError:
+        raise
+    except BROKEN as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it or pack it anew") from error
+
+
+def check_images(images: str | Path | None) -> None:
+    """Refuse what pictures cannot be found in.
+
+    Raises:
+        ValueError: neither a folder nor an archive of a kind that is read.
+    """
+    if images is not None and not Path(images).is_dir() and Path(images).suffix not in KINDS:
+        raise ValueError(
+            f"--images {images}: neither a folder nor a file of {', '.join(KINDS)} (a tar that is not "
+            "compressed); unpack it, or pack it as one of these"
+        )

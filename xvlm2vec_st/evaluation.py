@@ -1,16 +1,23 @@
 """What a run is watched by: held-out rows, in every language."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import SequentialEvaluator
 from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, TranslationEvaluator
 from sentence_transformers.util import pairwise_cos_sim
 
-from xvlm2vec_st.parallel import SOURCE, open_image
+from xvlm2vec_st.batches import pictures_in
+from xvlm2vec_st.parallel import SOURCE, Item, items_of
+from xvlm2vec_st.pictures import picture_key
+
+# What an input says and shows: equal names, equal inputs.
+Name = tuple[str, tuple[Hashable, ...]]
 
 
 class DriftEvaluator(MSEEvaluator):
@@ -31,40 +38,117 @@ class DriftEvaluator(MSEEvaluator):
         return self.latest
 
 
+class Encoded:
+    """A model that has read all held-out rows: it takes names, and looks their vectors up.
+
+    Rows are read in blocks. A picture is opened once for all languages of its row, and gone with its
+    block; nor is a text encoded once for each evaluator that asks for it.
+
+    Args:
+        model: reads the rows, at once.
+        rows: as `load_parallel` gives them.
+        languages: to read, English among them.
+        batch_size: inputs a forward, and rows a block.
+
+    Attributes:
+        names: each row's inputs, by language.
+
+    Raises:
+        ValueError: a device out of memory; a picture that cannot be read.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, rows: Dataset, languages: Sequence[str], batch_size: int
+    ) -> None:
+        self.model_card_data = model.model_card_data
+        self.names: list[dict[str, Name]] = []
+        self.vectors: dict[Name, np.ndarray] = {}
+        for start in range(0, len(rows), batch_size):
+            block = rows.select(range(start, min(start + batch_size, len(rows)))).to_list()
+            items = list(items_of(block, languages))
+            with enough_memory(batch_size):
+                found = model.encode(
+                    [item.given for item in items], batch_size=batch_size, show_progress_bar=False
+                )
+            named = names_of(items, len(block), languages)
+            self.names += named
+            for item, vector in zip(items, found, strict=True):
+                self.vectors[named[item.row][languages[item.language]]] = vector
+
+    def encode(self, inputs: Sequence[Name], *, convert_to_numpy: bool, **_: Any) -> Any:
+        """Vectors as the host's evaluators ask for them: (inputs, dim), or a list of tensors."""
+        found = np.stack([self.vectors[name] for name in inputs])
+        return found if convert_to_numpy else list(torch.from_numpy(found))
+
+
+class HeldOutEvaluator(SequentialEvaluator):
+    """The host's evaluators, over rows that are read once for all of them."""
+
+    def __init__(
+        self, evaluators: Sequence[Any], rows: Dataset, languages: Sequence[str], batch_size: int
+    ) -> None:
+        count = len(languages)
+        super().__init__(evaluators, main_score_function=lambda scores: sum(scores[:count]) / count)
+        self.rows, self.languages, self.batch_size = rows, (SOURCE, *languages), batch_size
+
+    def __call__(
+        self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Scores by name."""
+        read = Encoded(model, self.rows, self.languages, self.batch_size)
+        return super().__call__(read, output_path, epoch, steps)
+
+
 def parallel_evaluator(
     rows: Dataset, languages: Sequence[str], teacher: SentenceTransformer, *, batch_size: int = 64
-) -> SequentialEvaluator:
+) -> HeldOutEvaluator:
     """Score held-out rows: the mean over languages as the main score, English drift apart.
 
     A language's score is how often a translation finds its English twin and the other way round
     (`TranslationEvaluator`); `english_negative_mse` and `english_cosine` tell the student's distance
-    to the teacher's English.
+    to the teacher's English. `batch_size` counts texts: a forward is never larger than one of a
+    training batch of as many rows.
 
     Raises:
-        ValueError: a language that no held-out row has.
+        ValueError: a language that no held-out row has; as `Encoded`, here and when it is called.
     """
-
-    def inputs(language: str) -> tuple[list[int], list]:
-        chosen = [i for i, row in enumerate(rows) if row[language] is not None]
-        return chosen, [_input(rows[i], language) for i in chosen]
-
-    _, english = inputs(SOURCE)
-    evaluators = []
     for language in languages:
-        chosen, translated = inputs(language)
-        if not chosen:
+        if all(text is None for text in rows[language]):
             raise ValueError(f"no held-out row has language {language!r}; hold out more rows")
-        twins = [english[i] for i in chosen]
-        evaluators.append(TranslationEvaluator(twins, translated, batch_size=batch_size, name=language))
-    drift = DriftEvaluator(english, english, teacher_model=teacher, batch_size=batch_size, name="english")
-    count = len(evaluators)
-    return SequentialEvaluator(
-        [*evaluators, drift], main_score_function=lambda scores: sum(scores[:count]) / count
-    )
+    taught = Encoded(teacher, rows, [SOURCE], batch_size)
+    english = [named[SOURCE] for named in taught.names]
+    evaluators: list[Any] = []
+    for language in languages:
+        texts = rows[language]
+        chosen = [number for number, text in enumerate(texts) if text is not None]
+        twins = [english[number] for number in chosen]
+        translated = [(texts[number], english[number][1]) for number in chosen]
+        evaluators.append(TranslationEvaluator(twins, translated, name=language))
+    evaluators.append(DriftEvaluator(english, english, teacher_model=taught, name="english"))
+    return HeldOutEvaluator(evaluators, rows, languages, batch_size)
 
 
-def _input(row: dict[str, Any], language: str) -> Any:
-    """A row in one language, as `encode` takes it."""
-    if row["image"] is None:
-        return row[language]
-    return {"image": open_image(row["image"], row["id"], decode=True), "text": row[language]}
+def names_of(items: Sequence[Item], rows: int, languages: Sequence[str]) -> list[dict[str, Name]]:
+    """The names of a block's inputs; a row's picture is looked at once."""
+    shown: dict[int, tuple[Hashable, ...]] = {}
+    named: list[dict[str, Name]] = [{} for _ in range(rows)]
+    for item in items:
+        if item.row not in shown:
+            shown[item.row] = tuple(map(picture_key, pictures_in(item.given)))
+        text = item.given if isinstance(item.given, str) else item.given["text"]
+        named[item.row][languages[item.language]] = (text, shown[item.row])
+    return named
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Tell a device out of memory in words of this package."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU's allocator, which has no type
+        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise
+        raise ValueError(
+            f"out of memory while held-out rows are scored, {batch_size} texts a batch; lower --batch-size "
+            f"(and raise --accumulation), or pass --eval-rows 0 ({str(error).splitlines()[0]})"
+        ) from error

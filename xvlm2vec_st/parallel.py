@@ -18,7 +18,8 @@ from PIL import Image
 from sentence_transformers.base.data_collator import BaseDataCollator
 from tqdm import tqdm
 
-from xvlm2vec_st.archives import KINDS, MARK, picture_file
+from xvlm2vec_st.archives import KINDS, MARK, check_images, picture_file
+from xvlm2vec_st.tally import Tally, corpus_files
 
 SOURCE = "en"
 
@@ -81,65 +82,62 @@ def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[Parall
                     raise ValueError(f"{path}, {error}") from error
 
 
+def read_files(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[tuple[Path, ParallelRow]]:
+    """(file, row) of several files: see `read_parallel`."""
+    for path in paths:
+        for row in read_parallel(path, languages):
+            yield path, row
+
+
 def load_parallel(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     languages: Sequence[str],
     *,
     images: str | Path | None = None,
     show_progress: bool = True,
 ) -> Dataset:
-    """A corpus file as a memory-mapped `datasets.Dataset`, checked in one pass.
+    """A corpus of one file or several as a memory-mapped `datasets.Dataset`, checked in one pass.
 
     Columns: `id`, `image` (absolute path or None), `en`, and each of `languages` (text or None).
-    Pictures are found under `images`, a folder or a zip, tar or parquet file (default: the file's
+    Pictures are found under `images`, a folder or a zip, tar or parquet file (default: a file's own
     folder), and opened, not yet decoded.
 
     Raises:
-        ValueError: a bad line, an id in two rows, a language twice or unknown to the whole file, a
-            missing or unreadable picture, an empty file. The message names file, line, and value.
+        ValueError: a bad line, an id in two rows, a language twice or unknown to all files, a
+            missing or unreadable picture or archive, no rows. The message names file, line, and value.
     """
-    path = Path(path)
+    paths = corpus_files([path] if isinstance(path, str | Path) else path)
     check_languages(languages)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such corpus file")
+    check_images(images)
     columns = [SOURCE, *languages]
-    stat = path.stat()
+    stamps = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in paths)
 
-    def rows(size: int, changed: int) -> Iterator[dict[str, str | None]]:
-        """`size` and `changed` are part of the cache's key: an edited file is read anew."""
+    def rows(stamps: tuple) -> Iterator[dict[str, str | None]]:
+        """`stamps` are part of the cache's key: an edited file is read anew."""
         seen: set[str] = set()
-        ids: set[str] = set()
-        with tqdm(desc=f"reading {path.name}", unit=" rows", disable=not show_progress) as bar:
-            for row in read_parallel(path, languages):
-                if row.id in ids:
-                    raise ValueError(f"{path}: id {row.id!r} stands in two rows; give each row its own")
-                ids.add(row.id)
+        tally = Tally(languages)
+        with tqdm(desc=f"reading {paths[0].name}", unit=" rows", disable=not show_progress) as bar:
+            for file, row in read_files(paths, languages):
+                tally.add(row, file)
                 image = None
                 if row.image is not None:
-                    image = located(row.image, images, path)
+                    image = located(row.image, images, file)
                     if image not in seen:
                         open_image(image, row.id).close()
                         seen.add(image)
                 texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
                 yield {"id": row.id, "image": image, **texts}
                 bar.update()
-        if not ids:
-            raise ValueError(f"{path}: no rows")
+        tally.check(paths)
 
     features = Features({name: Value("string") for name in ("id", "image", *columns)})
     try:
-        data = Dataset.from_generator(
-            rows, features=features, gen_kwargs={"size": stat.st_size, "changed": stat.st_mtime_ns}
-        )
+        return Dataset.from_generator(rows, features=features, gen_kwargs={"stamps": stamps})
     except Exception as error:  # datasets wraps what a generator raises
         cause = error.__cause__
         if isinstance(cause, ValueError):
             raise cause from None
         raise
-    for language in languages:
-        if data.data.column(language).null_count == len(data):
-            raise ValueError(f"{path}: no row has language {language!r}; ask for one that is there")
-    return data
 
 
 def located(image: str, images: str | Path | None, corpus: Path) -> str:
@@ -257,13 +255,20 @@ class ParallelCollator(BaseDataCollator):
         for place in full.nonzero().flatten().tolist():
             item = items[place]
             alone = isinstance(item.given, str)
-            if alone and len(self.tokenizer(item.given, truncation=False)["input_ids"]) <= self.limit:
+            if self._length(item.given) <= self.limit:
                 continue
             what = (SOURCE, *self.languages)[item.language] + (" text" if alone else " text with its picture")
             raise ValueError(
                 f"row {ids[item.row]}: its {what} is longer than the {self.limit} tokens that the model "
                 "takes; shorten it, raise max_seq_length, or leave the row out"
             )
+
+    def _length(self, given: Any) -> int:
+        """Tokens of an input that nothing is cut off."""
+        if isinstance(given, str):
+            return len(self.tokenizer(given, truncation=False)["input_ids"])
+        whole = {"text": {"truncation": False}}
+        return self.preprocess_fn([given], processing_kwargs=whole)["input_ids"].shape[1]
 
 
 def items_of(

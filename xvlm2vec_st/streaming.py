@@ -8,7 +8,9 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from xvlm2vec_st.parallel import SOURCE, check_languages, located, parse_row
+from xvlm2vec_st.archives import check_images
+from xvlm2vec_st.parallel import SOURCE, check_languages, located, parse_row, read_files
+from xvlm2vec_st.tally import Tally, corpus_files
 
 
 class ParallelStream(IterableDataset):
@@ -30,7 +32,7 @@ class ParallelStream(IterableDataset):
         passed_over: batches a process has had before; they are not parsed again.
 
     Raises:
-        ValueError: a file that is missing or has no rows; while reading, as `parse_row`.
+        ValueError: as `load_parallel`, but for pictures; while reading too, as `parse_row`.
 
     Example::
 
@@ -48,14 +50,14 @@ class ParallelStream(IterableDataset):
         seed: int = 0,
     ) -> None:
         check_languages(languages)
-        self.paths = [Path(path) for path in paths]
-        for path in self.paths:
-            if not path.is_file():
-                raise ValueError(f"{path}: no such corpus file")
+        check_images(images)
+        self.paths = corpus_files(paths)
         self.languages, self.images, self.buffer, self.seed = tuple(languages), images, buffer, seed
-        self.rows = sum(1 for path in self.paths for _ in lines_of(path))
-        if not self.rows:
-            raise ValueError(f"{', '.join(map(str, self.paths)) or 'no files'}: no rows")
+        tally = Tally(languages)
+        for path, row in read_files(self.paths, languages):
+            tally.add(row, path)
+        tally.check(self.paths)
+        self.rows = tally.rows
         self.column_names = ["id", "image", SOURCE, *self.languages]
         self.passed_over = 0
         self.deal(1, 0, 1)
