@@ -41,8 +41,7 @@ def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
 
     The corpus is the union of all candidates. Candidates stand in the order of their ids, which
     are hashes of what they hold: where the file put the gold cannot decide, a copy of the gold is
-    the gold, and among equal scores mteb takes the greater id. (Of more than ten equal scores it
-    keeps ten by their place, which is in the order of ids, too.)
+    the gold, and among equal scores the greater id is first, in `search.best` as in mteb.
 
     Raises:
         ValueError: no row at all.
@@ -192,6 +191,13 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         return {lang: self.dataset[lang][split] for lang in self.hf_subsets if lang != language}
 
 
+def lost_modalities(metadata: TaskMetadata, meta: ModelMeta) -> list[str]:
+    """What queries and candidates of a task hold and a model does not take."""
+    sides = (PromptType.query, PromptType.document)
+    needed = {modality for side in sides for modality in metadata.get_modalities(side)}
+    return sorted(needed - {*meta.modalities})
+
+
 def refuse_lost_modality(metadata: TaskMetadata, meta: ModelMeta) -> None:
     """Raise where a model would be scored on half of its input.
 
@@ -201,11 +207,9 @@ def refuse_lost_modality(metadata: TaskMetadata, meta: ModelMeta) -> None:
     Raises:
         ValueError: the model does not take all that queries and candidates hold.
     """
-    needed = {*metadata.get_modalities(PromptType.query)}
-    needed |= {*metadata.get_modalities(PromptType.document)}
-    if lost := sorted(needed - {*meta.modalities}):
+    if lost := lost_modalities(metadata, meta):
         raise ValueError(
-            f"{metadata.name} has {' and '.join(sorted(needed))}, but {meta.name} takes "
+            f"{metadata.name} has {' and '.join(sorted(metadata.modalities))}, but {meta.name} takes "
             f"{' and '.join(sorted(meta.modalities))}: the {' and '.join(lost)} would be dropped. "
             "A model that takes it must say so in mteb_model_meta.modalities, as MMMEBEncoder does"
         )

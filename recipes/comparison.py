@@ -103,6 +103,11 @@ def mean_of(cells: Iterable[Cell]) -> float:
     return float(np.mean([cell.within(1) for cell in cells]))
 
 
+def overall(cells: Sequence[Cell]) -> float:
+    """The mean over languages of the mean over their tasks, as the aggregate task has it."""
+    return float(np.mean([mean_of(c for c in cells if c.language == lang) for lang in languages_of(cells)]))
+
+
 def gap(cells: Sequence[Cell], language: str) -> float | None:
     """A language's mean P@1 minus the English one, over the tasks that have both; None without."""
     there = {cell.task for cell in cells if cell.language == language}
@@ -128,7 +133,7 @@ def markdown(cells: Sequence[Cell]) -> str:
     for name, own in groups.items():
         means = [[cell for cell in own if cell.language == language] for language in languages]
         rows.append(
-            [name, *(f"{100 * mean_of(m):.1f}" if m else "–" for m in means), f"{100 * mean_of(own):.1f}"]
+            [name, *(f"{100 * mean_of(m):.1f}" if m else "–" for m in means), f"{100 * overall(own):.1f}"]
         )
     parts.append(_table(["mean over tasks, %", *languages, "all"], rows))
     if "en" in languages and languages[1:]:

@@ -27,7 +27,7 @@ from mmmeb_tasks.cli import ours, set_aside, with_parts
 from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.models import folder_meta, is_local, load_folder
-from mmmeb_tasks.retrieval import MMMEBRetrieval
+from mmmeb_tasks.retrieval import MMMEBRetrieval, lost_modalities, refuse_lost_modality
 from recipes.comparison import Cell, difference, interval, markdown, scores_chart
 from recipes.queries_page import queries_page
 
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if not tasks:
         raise ValueError(f"none of {', '.join(args.tasks)} is a task of MMMEB")
     metas = {name: meta_of(name) for name in args.models}
+    for name, meta in metas.items():
+        refuse_half(name, meta, tasks, styles, args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         task.load_data()
@@ -113,6 +115,22 @@ def meta_of(name: str) -> ModelMeta:
     return folder_meta(Path(name)) if is_local(name) else mteb.get_model_meta(name, fetch_from_hf=True)
 
 
+def refuse_half(
+    name: str, meta: ModelMeta, tasks: Sequence[MMMEBRetrieval], styles: Sequence[Style], device: str | None
+) -> None:
+    """Refuse a model that does not take all that a task holds, before any other model is scored.
+
+    Raises:
+        ValueError: the first such task.
+    """
+    lost = [task for task in tasks if lost_modalities(task.metadata, meta)]
+    # The Hub's files may say less of a model than it takes; loading it tells.
+    if lost and not is_local(name):
+        meta = next(runs(name, meta, styles, device)).model.mteb_model_meta
+    for task in lost:
+        refuse_lost_modality(task.metadata, meta)
+
+
 def runs(name: str, meta: ModelMeta, styles: Sequence[Style], device: str | None) -> Iterator[Run]:
     """A model in each style; a model that takes no instructions, once."""
     if is_local(name):
@@ -140,13 +158,14 @@ def score(run: Run, task: MMMEBRetrieval, out: Path, *, batch_size: int) -> list
     cache, name = ResultCache(out), task.metadata.name
     folder = out / "predictions" / run.folder
     meta = run.model.mteb_model_meta
-    set_aside(cache, name, meta.name)
+    set_aside(cache, task, meta.name)
     predictions = folder / task.prediction_file_name
     result = cache.get_task_result_path(name, meta)
     if result.is_file() and not set(task.hf_subsets) & _languages_done(result) <= _read(predictions).keys():
         result.unlink()  # scores without their queries: a run that was stopped between the two files
-    if predictions.is_file() and not _read(predictions):
-        predictions.unlink()
+    if predictions.is_file() and not (result.is_file() and _read(predictions)):
+        # Cut off, or of a result that was set aside; mteb would add to it.
+        predictions.replace(predictions.with_suffix(".json.other"))
     mteb.evaluate(
         run.model,
         task,

@@ -1,6 +1,7 @@
 """The report recipe: from its command line to its files, and its statistics."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from toys import Toy, write_published
 
+from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_benchmark
+from mmmeb_tasks.published import published
+from mmmeb_tasks.tasks import XTD10I2TRanking
 from recipes import evaluate
 from recipes.comparison import Cell, difference, gap, interval, markdown
 from recipes.queries_page import telling
@@ -135,6 +140,61 @@ def test_names_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model in x"):
         evaluate.main(["./x", "--tasks", "MMMEBMini", *out])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_loses_pictures_is_refused_before_another_is_scored(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = place / "texts"
+    texts.mkdir()
+    (texts / "modules.json").write_text("[]")
+    (texts / "sentence_bert_config.json").write_text('{"modality_config": {"text": {}}}')
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(evaluate, "load_folder", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match="MiniI2TRanking has image and text, but local/texts takes text"):
+        evaluate.main(["./one", "./texts", *ARGUMENTS, "--out", "refused"])
+    assert not (place / "refused").exists()
+
+
+def test_a_model_of_the_hub_is_asked_itself_before_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = MMMEBEncoder(Toy(), name="me/both", show_progress=False)
+    said = encoder.mteb_model_meta.model_copy(update={"modalities": ["text"]})
+    monkeypatch.setattr(evaluate, "runs", lambda *args: iter([evaluate.Run("me/both", "plain", encoder)]))
+    evaluate.refuse_half("me/both", said, [XTD10I2TRanking()], ["plain"], None)
+    encoder.mteb_model_meta = said
+    with pytest.raises(ValueError, match="XTD10I2TRanking has image and text, but me/both takes text"):
+        evaluate.refuse_half("me/both", said, [XTD10I2TRanking()], ["plain"], None)
+
+
+def test_other_rows_are_scored_anew_and_the_same_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows change places under their ids, so that old predictions and new golds do not meet."""
+    data, asked = write_published(tmp_path / "data"), []
+    encode = Toy.encode
+
+    def counting(self, inputs: list, **kwargs: object) -> np.ndarray:
+        asked.append(len(inputs))
+        return encode(self, inputs, **kwargs)
+
+    monkeypatch.setattr(Toy, "encode", counting)
+
+    def hits() -> list[bool]:
+        run = evaluate.Run("toy", "plain", MMMEBEncoder(Toy(), name="toy", show_progress=False))
+        task = XTD10I2TRanking(data_root=data).filter_languages(["ita"])
+        task.load_data()
+        return evaluate.score(run, task, tmp_path / "out", batch_size=8)[0].hits.tolist()
+
+    assert all(hits()) and asked
+    asked.clear()
+    assert all(hits()) and not asked
+    path = published("XTD10I2TRanking").file(data, "it")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    turned = [row | {"id": other["id"]} for row, other in zip(rows[::-1], rows, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in turned), "utf-8")
+    assert all(hits()) and asked
+    kept = {path.name for path in (tmp_path / "out").rglob("*.other")}
+    assert kept == {"XTD10I2TRanking.json.other", "XTD10I2TRanking_predictions.json.other"}
 
 
 def test_the_recipe_has_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ print(json.dumps({
     "runs": [run(*words) for words in RUNS],
 }))
 """
+BASELINE = "M-CLIP/XLM-Roberta-Large-Vit-B-16Plus"
 NAMES = ["MMMEB", "MMMEBMini", "XTD10I2TRanking", "MaXMRanking", "MiniT2IRanking"]
 
 
@@ -164,12 +165,14 @@ def test_from_an_editable_install_and_not_with_the_switch(source: Path, tmp_path
     seen = commands(python, [])
     assert Path(seen["place"]).is_relative_to(source)
     assert seen["import"] == NAMES and all(name in seen["tasks"] for name in NAMES)
-    off = mteb(
-        python,
-        f"import mteb, sys; from mteb.get_tasks import _TASKS_REGISTRY as known; "
-        f"print([name for name in {NAMES} if name in known], 'mmmeb_tasks' in sys.modules)",
-        MMMEB_NO_AUTOLOAD="1",
+    code = (
+        "import mteb, sys; from mteb.get_tasks import _TASKS_REGISTRY as tasks\n"
+        "from mteb.models.model_implementations import MODEL_REGISTRY as models\n"
+        "known = {*tasks, *(b.name for b in mteb.get_benchmarks()), *models}\n"
+        f"print([name for name in {[*NAMES, BASELINE]} if name in known], 'mmmeb_tasks' in sys.modules)"
     )
+    on, off = mteb(python, code), mteb(python, code, MMMEB_NO_AUTOLOAD="1")
+    assert on.stdout.strip() == f"{[*NAMES, BASELINE]} True", on.stderr[-2000:]
     assert off.stdout.strip() == "[] False", off.stderr[-2000:]
 
 
@@ -249,14 +252,20 @@ def test_registering_twice_changes_nothing() -> None:
     assert sum(task.metadata.name == "MMMEB" for task in tasks.TASK_LIST) == 1
 
 
-def test_a_result_that_was_cut_off_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["m", "my model", "m[1]"])
+def test_a_result_that_was_cut_off_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     from mteb.cache import ResultCache
+    from mteb.models import ModelMeta
 
     from mmmeb_tasks.cli import set_aside
+    from mmmeb_tasks.tasks import XTD10I2TRanking
 
-    path = tmp_path / "results" / "local__m" / "r" / "XTD10I2TRanking.json"
+    meta = ModelMeta.create_empty(overwrites={"name": f"local/{name}", "revision": "r"})
+    path = ResultCache(tmp_path).get_task_result_path("XTD10I2TRanking", meta)
     path.parent.mkdir(parents=True)
     path.write_text('{"dataset_revision": "main", "scores": {"test": [{"acc')
-    moved = set_aside(ResultCache(tmp_path), "XTD10I2TRanking", "local/m")
+    moved = set_aside(ResultCache(tmp_path), XTD10I2TRanking(), meta.name)
     assert [p.name for p in moved] == ["XTD10I2TRanking.json.broken"] and not path.exists()
     assert "is cut off" in capsys.readouterr().err

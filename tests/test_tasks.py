@@ -1,19 +1,27 @@
 """MMMEB over all 29 files of the published layout, filled with rows of known answers."""
 
+import json
+import shutil
+from argparse import Namespace
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import mteb
 import numpy as np
 import pytest
 from mteb.cache import ResultCache
+from mteb.results import TaskResult
 from mteb.types import PromptType
 from toys import CANDIDATES, Inverted, Random, Toy, write_published
 
+from mmmeb_tasks import cli
 from mmmeb_tasks.benchmark import MMMEB, MMMEBMini, benchmarks
 from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.files import LAYOUTS
 from mmmeb_tasks.published import TASKS, files, published
 from mmmeb_tasks.tasks import MMMEB_TASKS, PublishedTask, XTD10I2TRanking
+from recipes.comparison import Cell, markdown
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,28 @@ def _result(name: str, score: float) -> object:
     return Result()
 
 
+def test_the_table_the_report_and_the_aggregate_have_one_overall_score() -> None:
+    """Languages have other tasks, so the order of the means matters: 66.7 over cells, 75 over tasks."""
+    scores = {"XTD10I2TRanking": {"it": 0.0, "fr": 1.0}, "MaXMRanking": {"fr": 1.0}}
+    aggregate = MMMEB().filter_languages(["ita", "fra"])
+    results = [
+        SimpleNamespace(
+            task_name=name,
+            scores={"test": [{"hf_subset": lang, "main_score": score} for lang, score in of.items()]},
+        )
+        for name, of in scores.items()
+    ]
+    entries = aggregate.task_results_to_scores(results)
+    assert TaskResult.from_task_results(aggregate, entries, 0).get_score() == 0.5
+    assert cli.table(scores, title="m").endswith("| 50.0 |")
+    cells = [
+        Cell("m", "plain", name, lang, {"1:a": 1 if score else 2}, {})
+        for name, of in scores.items()
+        for lang, score in of.items()
+    ]
+    assert "| m (plain) | 0.0 | 100.0 | 50.0 |" in markdown(cells)
+
+
 def test_the_benchmarks_hold_the_tasks() -> None:
     full, mini = benchmarks()
     assert (full.name, mini.name) == ("MMMEB", "MMMEBMini")
@@ -124,6 +154,81 @@ def test_metadata_of_the_aggregates_is_complete(aggregate: type[MMMEB]) -> None:
     assert metadata.model_copy(update={"category": "it2it"}).is_filled()
     assert metadata.name == aggregate.__name__
     assert {*metadata.modalities} == {"image", "text"}
+
+
+def test_results_of_other_rows_are_set_aside_and_those_of_the_same_are_not(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, folder = ResultCache(tmp_path / "results"), shutil.copytree(data, tmp_path / "repaired")
+    encoder = MMMEBEncoder(Toy(), name="toy", show_progress=False)
+
+    def aside() -> set[str]:
+        parts = cli.with_parts([MMMEB()])
+        return {path.name for task in parts for path in cli.set_aside(cache, task, "local/toy")}
+
+    def run() -> dict[str, object]:
+        task = MMMEB().filter_languages(["ita"])
+        results = mteb.evaluate(encoder, task, cache=cache, co2_tracker=False, show_progress_bar=False)
+        return results.task_results[0].scores["test"][0]
+
+    first = run()
+    assert first["main_score"] == 1.0 and aside() == set()
+    monkeypatch.setenv("MMMEB_DATA", str(folder))
+    assert aside() == set()  # another folder, the same rows
+    path = published("XTD10I2TRanking").file(folder, "it")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines = [json.dumps(row | {"captions": row["captions"][::-1]}) for row in rows]  # another gold
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    assert aside() == {"MMMEB.json.other", "XTD10I2TRanking.json.other"}
+    assert "XTD10I2TRanking.json was made from other data; kept as" in capsys.readouterr().err
+    second = run()
+    assert (second["XTD10I2TRanking"], second["main_score"]) == (0.0, 0.8) and aside() == set()
+    part = cache.load_task_result("XTD10I2TRanking", encoder.mteb_model_meta).scores["test"][0]
+    assert part["data_folder"] == "repaired" and part["data_sha256"] == sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    assert aside() == set()  # without the rows nothing could be made again
+
+
+def test_the_command_sets_results_of_other_rows_aside_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"hf_subset": "it", "languages": ["ita-Latn"], "main_score": 1.0, "data_sha256": "other"}
+    result = TaskResult.from_task_results(XTD10I2TRanking, {"test": {"it": entry}}, 0)
+    path = ResultCache(tmp_path).get_task_result_path("XTD10I2TRanking", "me/model", "r")
+    path.parent.mkdir(parents=True)
+    asked = {"model": "me/model", "tasks": ["XTD10I2TRanking"], "output_folder": tmp_path}
+    args = Namespace(benchmarks=None, languages=None, model_revision="r", **asked)
+    there = []
+    for _ in range(2):
+        result.to_disk(path)
+        cli.around(lambda args: there.append(path.exists()))(args)
+    assert there == [False, False]
+    result.to_disk(path)
+    monkeypatch.setenv("MMMEB_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match="mteb run: MMMEB_DATA is .*no datasets"):
+        cli.around(lambda args: there.append(True))(args)
+    assert len(there) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "languages", "expected"),
+    [
+        (["MMMEBMini", "STS17"], ["ara", "eng"], {"MMMEBMini": ["en"]}),
+        (["MMMEBMini", "STS17"], ["ara"], {}),
+        (["MaXMRanking", "XTD10I2TRanking"], ["ita"], {"XTD10I2TRanking": ["it"]}),
+        (["MaXMRanking"], ["ita"], "no data in ita: MaXMRanking has eng .en., fra .fr."),
+        (["MMMEBMini"], ["ara"], "unknown language 'ara'"),
+        (["MMMEBMini", "STS17"], ["xxx"], "unknown language 'xxx'.*STS17 has ara, deu, eng"),
+    ],
+)
+def test_a_language_is_refused_only_where_no_task_has_it(
+    names: list[str], languages: list[str], expected: dict[str, list[str]] | str
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            cli.ours(names, languages)
+    else:
+        assert {task.metadata.name: task.hf_subsets for task in cli.ours(names, languages)} == expected
 
 
 def test_an_interrupted_run_goes_on_with_the_next_language(tmp_path: Path) -> None:
