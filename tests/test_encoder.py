@@ -267,9 +267,7 @@ def test_other_settings_are_another_revision() -> None:
 
 
 @pytest.mark.parametrize(("name", "side"), [("query", PromptType.query), ("STS", None)])
-def test_a_task_that_is_not_of_mmmeb_gets_the_models_own_prompts(
-    name: str, side: PromptType | None
-) -> None:
+def test_a_task_that_is_not_of_mmmeb_gets_the_models_own_prompts(name: str, side: PromptType | None) -> None:
     """As mteb's wrapper calls the model; by the side, or by the task's type."""
     calls = []
     for wrap in (MMMEBEncoder, SentenceTransformerEncoderWrapper):
