@@ -123,7 +123,10 @@ def corpus_of(tmp_path, rows):
     ("rows", "message"),
     [
         ([{"id": "1", "en": "a"}, {"id": "2", "en": "b"}], "no row has language 'it'"),
-        ([{"id": "1", "en": "a", "it": "x"}] * 2, "id '1' stands in two rows of the corpus; give each row its own"),
+        (
+            [{"id": "1", "en": "a", "it": "x"}] * 2,
+            "id '1' stands in two rows of the corpus; give each row its own",
+        ),
     ],
 )
 def test_bad_corpora(tmp_path, rows, message):
