@@ -1,6 +1,6 @@
 """The whole story offline on two CPU cores: score, distil, score again, show.
 
-    python -m recipes.demo                       # about 9 minutes, writes ./xvlm2vec
+    python -m recipes.demo                       # 7 to 9 minutes, writes ./xvlm2vec
     python -m recipes.demo --out /tmp/d --steps 30 --queries 100       # a short run of the same code
 
 The bundled English-only mini embedder learns Italian, Spanish, French and German by the xVLM2Vec
