@@ -205,3 +205,12 @@ def test_a_projection_beside_an_adapter_is_resumed(tmp_path):
     assert projection and not torch.equal(other.state_dict()[projection[0]], learnt[projection[0]])
     run._load_from_checkpoint(last)
     assert all(torch.equal(value, learnt[name]) for name, value in other.state_dict().items())
+
+
+def test_a_student_in_bf16_is_warned_of(tmp_path, caplog):
+    """Most updates of a rate of 1e-5 are lost in 8 bits."""
+    for dtype, warned in ((torch.bfloat16, True), (torch.float32, False)):
+        caplog.clear()
+        folder = str(tiny.embedder("llava"))
+        trainer(tmp_path, rows(), SentenceTransformer(folder, model_kwargs={"dtype": dtype}))
+        assert ('model_kwargs={"dtype": "float32"}' in caplog.text) is warned

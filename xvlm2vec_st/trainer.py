@@ -20,6 +20,7 @@ from xvlm2vec_st.budget import TokenBudgetBatches
 from xvlm2vec_st.checkpoints import seal
 from xvlm2vec_st.evaluation import parallel_evaluator  # noqa: F401 - its old place
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator
+from xvlm2vec_st.precision import warn_of_lost_updates
 from xvlm2vec_st.sharding import check_plugin, filled, hollow, shard_on_cpu
 from xvlm2vec_st.stopping import StopOnSignal
 from xvlm2vec_st.streaming import ParallelStream
@@ -67,6 +68,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self.stop = StopOnSignal()
         self.batches = batches
         self._unsharded = model
+        warn_of_lost_updates(model)
         loss = kwargs.get("loss")
         collator = ParallelCollator(
             model.preprocess,
