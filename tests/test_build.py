@@ -1,6 +1,7 @@
 """`build`: every family against its raw model run by hand, and what is refused."""
 
 import json
+import logging
 import re
 import shlex
 import subprocess
@@ -155,6 +156,22 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(said) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert main([*said, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["build", str(tmp_path / "nowhere"), str(tmp_path / "other")]) == 1
+    assert capsys.readouterr().err.endswith("nowhere: no such folder; a name on the Hub is OWNER/NAME\n")
+
+
+def test_the_head_that_every_checkpoint_has_too_much_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def report(logger: logging.Logger, **_: object) -> None:
+        told.append(logger.isEnabledFor(logging.WARNING))
+
+    monkeypatch.setattr("transformers.modeling_utils.log_state_dict_report", report)
+    build(checkpoint("llava"), tmp_path / "out")
+    assert told and not any(told)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/build.md"])

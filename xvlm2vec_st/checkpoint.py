@@ -127,8 +127,10 @@ def base_and_adapter(base: str, adapter: str | None) -> tuple[str, str | None]:
     """Where `base` is itself an adapter: the base that it names, and it.
 
     Raises:
-        ValueError: two adapters, or an adapter that names no base.
+        ValueError: no such folder; two adapters, or an adapter that names no base.
     """
+    if not Path(base).exists() and (base.startswith((".", "/", "~")) or base.count("/") > 1):
+        raise ValueError(f"{base}: no such folder; a name on the Hub is OWNER/NAME")
     file = find_adapter_config_file(base)
     if file is None:
         return base, adapter

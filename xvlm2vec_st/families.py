@@ -1,7 +1,9 @@
 """From a raw LVLM checkpoint to the modules that embed with it, by family; no adapters here."""
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +40,32 @@ def embedder_modules(
     config = AutoConfig.from_pretrained(base, **(config_kwargs or {}))
     text = templates.template(config.model_type) if template is None else templates.read_template(template)
     backend = image_backend(config.model_type)
-    check_weights(base, **(model_kwargs or {}))
-    body = Transformer(
-        base,
-        model_kwargs=dict(model_kwargs or {}),
-        processor_kwargs={"backend": backend, **(processor_kwargs or {}), "chat_template": text},
-        config_kwargs=dict(config_kwargs or {}),
-    )
+    with without_load_report():
+        check_weights(base, **(model_kwargs or {}))
+        body = Transformer(
+            base,
+            model_kwargs=dict(model_kwargs or {}),
+            processor_kwargs={"backend": backend, **(processor_kwargs or {}), "chat_template": text},
+            config_kwargs=dict(config_kwargs or {}),
+        )
     if "message" not in body.modalities or body.module_output_name != "token_embeddings":
         raise ValueError(
             f"{base}: a {config.model_type} that takes {body.modalities} and gives "
             f"{body.module_output_name}; a model with a chat template and token states is needed"
         )
     return [body, Pooling(body.get_embedding_dimension(), "lasttoken"), Normalize()]
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """No table of weights that do not fit: the language model's head is one always, others are an error."""
+    report = logging.getLogger("transformers.modeling_utils")
+    level = report.level
+    report.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        report.setLevel(level)
 
 
 def image_backend(family: str) -> str:
