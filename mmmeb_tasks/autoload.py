@@ -2,8 +2,9 @@
 
 mteb finds tasks, benchmarks and models by scanning three of its modules, and its command is a
 function of a fourth. A finder in front of `sys.meta_path` runs `plugin.after` when one of the four
-has been imported, before anybody scans it. This file is run when Python starts: it imports nothing
-that is not there already (0.3 ms).
+has been imported, before anybody scans it; where mteb is imported by one of our modules, when that
+module is whole. This file is run when Python starts: it imports nothing that is not there already
+(0.3 ms).
 """
 
 import sys
@@ -14,6 +15,9 @@ TARGETS = (
     "mteb.models.model_implementations",
     "mteb.cli.build_cli",
 )
+OURS = "mmmeb_tasks."
+# What has been imported while a module of ours was half-way, which registering would find half empty.
+WAITING: list[str] = []
 
 
 def start() -> None:
@@ -28,13 +32,26 @@ def install() -> None:
             return
     for name in TARGETS:
         module = sys.modules.get(name)
-        if module is not None and not getattr(module.__spec__, "_initializing", False):
-            after(name)
+        if module is not None and not _is_half(module):
+            register(name)
     if not all(name in sys.modules for name in TARGETS):
         sys.meta_path.insert(0, AfterImport())
 
 
 def after(name: str) -> None:
+    """Register with a module of mteb that has run, once no module of ours is half-way."""
+    if name in TARGETS:
+        WAITING.append(name)
+    others = [module for key, module in [*sys.modules.items()] if key.startswith(OURS) and key != name]
+    while WAITING and not any(map(_is_half, others)):
+        register(WAITING.pop(0))
+
+
+def _is_half(module: object) -> bool:
+    return getattr(getattr(module, "__spec__", None), "_initializing", False)
+
+
+def register(name: str) -> None:
     """Register with one module; mteb works on where that fails, and one line says so."""
     try:
         from mmmeb_tasks import plugin
@@ -52,8 +69,8 @@ class AfterImport:
     """A finder that finds what the others find, and acts after the import."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        """The spec of one of the four modules, its loader wrapped; None for all others."""
-        if name not in TARGETS:
+        """The spec of one of the four modules or of ours, its loader wrapped; None for all others."""
+        if name not in TARGETS and not name.startswith(OURS):
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):

@@ -13,6 +13,7 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
 from mmmeb_tasks.benchmark import AggregateOfLanguages
+from mmmeb_tasks.files import DataError
 from mmmeb_tasks.models import folder_meta, is_local
 from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval
 
@@ -34,7 +35,10 @@ def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Name
                 set_aside(cache, task, name)
         except ValueError as error:
             sys.exit(f"mteb run: {error}")
-        run(args)
+        try:
+            run(args)
+        except DataError as error:
+            sys.exit(f"mteb run: {error}")
         results = read(cache, tasks, name, revision)
         if results:
             print(table(results, title=name))

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
+from mmmeb_tasks.files import DataError
 from mmmeb_tasks.published import HUB_DATASET, files
 
 ARCHIVE = "images.zip"
@@ -30,13 +31,13 @@ def mmmeb_data() -> Path:
     """The folder of the published layout, downloaded and unpacked where that is needed.
 
     Raises:
-        ValueError: neither a folder in `MMMEB_DATA` nor the Hub gives the data; no space for the
+        DataError: neither a folder in `MMMEB_DATA` nor the Hub gives the data; no space for the
             pictures; an archive that is broken or would write outside its folder.
     """
     if named := os.environ.get("MMMEB_DATA"):
         root = Path(named)
         if not [*root.glob("datasets/*.jsonl")]:
-            raise ValueError(f"MMMEB_DATA is {root}, which has no datasets/*.jsonl; {_both_ways()}")
+            raise DataError(f"MMMEB_DATA is {root}, which has no datasets/*.jsonl; {_both_ways()}")
         # A copy of the Hub's files by hand: the pictures are still packed.
         packed = (root / ARCHIVE).is_file() and not [*root.glob("*_images")]
         return unpacked(root, revision=_fingerprint(root / ARCHIVE)) if packed else root
@@ -48,7 +49,7 @@ def download() -> Path:
     """The Hub's files in the Hub's cache; what an earlier, broken-off download left is used.
 
     Raises:
-        ValueError: no network, or the Hub refuses.
+        DataError: no network, or the Hub refuses.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -62,7 +63,7 @@ def download() -> Path:
         )
     except half_way as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
+        raise DataError(
             f"the Hub did not give the data ({said}); run again to go on where it stopped; {_both_ways()}"
         ) from error
 
@@ -81,7 +82,7 @@ def unpacked(source: Path, *, revision: str) -> Path:
     are there. A run that was broken off is continued.
 
     Raises:
-        ValueError: no archive, a broken one, one that leaves its folder; no space left.
+        DataError: no archive, a broken one, one that leaves its folder; no space left.
     """
     folder = cache_folder() / f"data-{revision[:12]}"
     if folder.is_dir():
@@ -89,7 +90,7 @@ def unpacked(source: Path, *, revision: str) -> Path:
     missing = [path.name for _, _, path in files(source) if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise ValueError(f"{source} is not complete: no {missing[0]}{more}; {_both_ways()}")
+        raise DataError(f"{source} is not complete: no {missing[0]}{more}; {_both_ways()}")
     partial = folder.with_name(folder.name + ".partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def unpacked(source: Path, *, revision: str) -> Path:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         free = shutil.disk_usage(partial.parent).free / 1e9
-        raise ValueError(
+        raise DataError(
             f"no space left for the pictures in {partial} ({free:.1f} GB free); make room, or set "
             "MMMEB_CACHE to another disk, and run again: it goes on where it stopped"
         ) from error
@@ -111,7 +112,7 @@ def unzip(archive: Path, folder: Path) -> None:
     """Unpack an archive into `folder`, skipping what is there already, whole.
 
     Raises:
-        ValueError: no archive; one that is no zip or is damaged; an entry whose path leaves the
+        DataError: no archive; one that is no zip or is damaged; an entry whose path leaves the
             folder, or that is a link. Then nothing is written.
     """
     try:
@@ -129,9 +130,9 @@ def unzip(archive: Path, folder: Path) -> None:
     except FileNotFoundError as error:
         if archive.is_file():
             raise
-        raise ValueError(f"no {archive.name} in {archive.parent}; {_both_ways()}") from error
+        raise DataError(f"no {archive.name} in {archive.parent}; {_both_ways()}") from error
     except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(
+        raise DataError(
             f"{archive} is damaged ({error}); delete it and run again, so that it is downloaded anew"
         ) from error
 
@@ -142,7 +143,7 @@ def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
         link = stat.S_ISLNK(entry.external_attr >> 16)
         drive = any(":" in part for part in path.parts[:1])  # "./" has no parts
         if link or path.is_absolute() or ".." in path.parts or drive:
-            raise ValueError(
+            raise DataError(
                 f"{archive} holds {entry.filename!r}, which {'is a link' if link else 'leaves the folder'}; "
                 "nothing was unpacked: this is not the published archive"
             )

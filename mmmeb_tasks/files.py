@@ -13,6 +13,10 @@ Kind = Literal["i2t", "t2i", "vqa", "vg", "c"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+class DataError(ValueError):
+    """The data are not there, or are not as published."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Which JSON fields a kind of task has, beside `id`; `pictures`: candidates are pictures."""
@@ -90,7 +94,7 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
     denominator.
 
     Raises:
-        ValueError: no such file; or, naming file and line: a line that is no JSON object, a field
+        DataError: no such file; or, naming file and line: a line that is no JSON object, a field
             that is missing or of another type, no candidates, a picture that is not there.
     """
     records = read_records(root, dataset, lang, maximum, kind)
@@ -100,7 +104,7 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
 def _rows(path: Path, records: Iterator[tuple[int, Row | ValueError | None]]) -> Iterator[Row]:
     for number, row in records:
         if isinstance(row, ValueError):
-            raise ValueError(f"{path} line {number}: {row}") from row
+            raise DataError(f"{path} line {number}: {row}") from row
         if row is not None:
             yield row
 
@@ -111,13 +115,13 @@ def read_records(
     """Every line of one file: its number, and its row, what is wrong with it, or None (skipped).
 
     Raises:
-        ValueError: no such file.
+        DataError: no such file.
     """
     layout = layout_of(kind)
     path = data_file(root, dataset, lang, maximum, kind)
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob(f"{dataset}_*_formatted_*.jsonl"))
-        raise ValueError(f"no file {path}; of {dataset} there are: {', '.join(others) or 'none'}")
+        raise DataError(f"no file {path}; of {dataset} there are: {', '.join(others) or 'none'}")
     return _lines(path, _Pictures(root, dataset), layout)
 
 

@@ -13,7 +13,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import ModelMeta, MTEBModels
 from mteb.types import PromptType, ScoresDict
 
-from mmmeb_tasks.files import Kind, Row, data_file, layout_of, read_rows
+from mmmeb_tasks.files import DataError, Kind, Row, data_file, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
 from mmmeb_tasks.items import content_id, file_id
 from mmmeb_tasks.search import searcher
@@ -44,7 +44,7 @@ def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
     the gold, and among equal scores the greater id is first, in `search.best` as in mteb.
 
     Raises:
-        ValueError: no row at all.
+        DataError: no row at all.
     """
     layout = layout_of(kind)
     queries: list[dict[str, str]] = []
@@ -64,7 +64,7 @@ def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
         gold[query] = {ids[row.candidates[0]]: 1}
         candidates[query] = sorted({ids[content] for content in row.candidates})
     if not queries:
-        raise ValueError(f"no {kind} row with a query; there is nothing to score")
+        raise DataError(f"no {kind} row with a query; there is nothing to score")
     side = "image" if layout.pictures else "text"
     corpus = {id: str(content) for content, id in ids.items()}
     return RetrievalSplitData(
@@ -132,7 +132,7 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         """The SHA-256 of the rows of a language as they are on disk now; None without a file.
 
         Raises:
-            ValueError: no data at all.
+            DataError: no data at all.
         """
         path = data_file(self.data_folder, self.source, language, self.maximum, self.metadata.kind)
         return file_id(path) if path.is_file() else None

@@ -234,6 +234,26 @@ def test_a_mteb_that_has_moved_something_works_on_and_one_line_says_so(tmp_path:
     assert all("mteb works without it" in line and "MMMEB_NO_AUTOLOAD=1" in line for line in lines)
 
 
+@pytest.mark.parametrize("first", ["mmmeb_tasks.mini.tasks", "mmmeb_tasks.tasks"])
+def test_a_module_of_ours_may_be_imported_before_mteb(first: str) -> None:
+    """mteb is then imported while ours is half-way, and is registered with when ours is whole."""
+    code = (
+        f"import {first} as ours, mteb; from mmmeb_tasks import autoload\n"
+        "from mteb.models.model_implementations import MODEL_REGISTRY as models\n"
+        "print([type(task).__module__ for task in mteb.get_tasks(tasks=['MMMEBMini', 'MaXMRanking'])],"
+        f" mteb.get_benchmark('MMMEB').name, {BASELINE!r} in models, autoload.WAITING,"
+        " type(ours.__spec__.loader).__name__)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "MMMEB_NO_AUTOLOAD"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "could not be added" not in done.stderr
+    modules = "['mmmeb_tasks.benchmark', 'mmmeb_tasks.tasks']"
+    assert done.stdout.strip() == f"{modules} MMMEB True [] SourceFileLoader"
+
+
 def test_what_is_used_of_mteb_beyond_its_interface_is_there() -> None:
     """Where the host moves, this fails first: scanned modules, their registries, two private names."""
     assert all(importlib.util.find_spec(name) for name in autoload.TARGETS)

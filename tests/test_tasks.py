@@ -210,6 +210,26 @@ def test_the_command_sets_results_of_other_rows_aside_before_it_runs(
     assert len(there) == 2
 
 
+def test_without_data_the_command_says_so_in_one_line_and_other_errors_are_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": "me/model", "tasks": ["XTD10I2TRanking"], "output_folder": tmp_path}
+    args = Namespace(benchmarks=None, languages=None, model_revision="r", **asked)
+
+    def fails(args: Namespace) -> None:
+        raise ValueError("of the model")
+
+    monkeypatch.setenv("MMMEB_DATA", str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match="^mteb run: MMMEB_DATA is .*no datasets"):
+        cli.around(lambda args: XTD10I2TRanking().load_data())(args)
+    monkeypatch.setenv("MMMEB_DATA", str(write_published(tmp_path / "data")))
+    next((tmp_path / "data" / "datasets").glob("xtd_en_*_i2t.jsonl")).write_text("{\n")
+    with pytest.raises(SystemExit, match="^mteb run: .*xtd_en.* line 1: .*is no JSON"):
+        cli.around(lambda args: XTD10I2TRanking().load_data())(args)
+    with pytest.raises(ValueError, match="of the model"):
+        cli.around(fails)(args)
+
+
 @pytest.mark.parametrize(
     ("names", "languages", "expected"),
     [
