@@ -27,7 +27,7 @@ from mmmeb_tasks.cli import ours, set_aside, with_parts
 from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.models import folder_meta, is_local, load_folder
-from mmmeb_tasks.retrieval import MMMEBRetrieval, lost_modalities, refuse_lost_modality
+from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, lost_modalities, refuse_lost_modality
 from recipes.comparison import Cell, difference, interval, markdown, scores_chart
 from recipes.queries_page import queries_page
 
@@ -57,7 +57,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("models", nargs="+", help="folders, or names that mteb knows")
     what = parser.add_argument_group("what is scored")
     what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")
-    what.add_argument("--languages", nargs="+", help="three letters: eng ita spa fra deu; default: all")
+    what.add_argument(
+        "--languages", nargs="+", type=three_letters, help="en it es fr de, or eng ita ...; default: all"
+    )
     what.add_argument("--styles", default="plain", help=f"how texts end, of {','.join(STYLES)}")
     how = parser.add_argument_group("how")
     how.add_argument("--out", type=Path, default=Path("report"))
@@ -66,6 +68,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over queries")
     how.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     return parser.parse_args(argv)
+
+
+def three_letters(language: str) -> str:
+    """A language of MMMEB as mteb names it; any other word as it is.
+
+    >>> three_letters("it"), three_letters("ita")
+    ('ita', 'ita')
+    """
+    return LANGUAGES.get(language, language).split("-")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

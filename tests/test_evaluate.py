@@ -133,13 +133,14 @@ def test_names_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out")]
     with pytest.raises(ValueError, match="unknown task 'MMMEBMiny'; nearest: MMMEBMini"):
         evaluate.main(["./x", "--tasks", "MMMEBMiny", *out])
-    with pytest.raises(ValueError, match="unknown language 'it'; did you mean ita"):
-        evaluate.main(["./x", "--tasks", "MMMEBMini", "--languages", "it", *out])
+    with pytest.raises(ValueError, match="unknown language 'itt'; did you mean ita"):
+        evaluate.main(["./x", "--tasks", "MMMEBMini", "--languages", "en", "itt", *out])
     with pytest.raises(ValueError, match="unknown style 'loud'; known: plain, punct, newline"):
         evaluate.main(["./x", "--tasks", "MMMEBMini", "--styles", "plain,loud", *out])
     with pytest.raises(ValueError, match="no model in x"):
         evaluate.main(["./x", "--tasks", "MMMEBMini", *out])
     assert not (tmp_path / "out").exists()
+    assert evaluate.parse_args(["./x", "--languages", "it", "deu"]).languages == ["ita", "deu"]
 
 
 def test_a_model_that_loses_pictures_is_refused_before_another_is_scored(
