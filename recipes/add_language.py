@@ -24,8 +24,10 @@ from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
 from recipes import distill, translate
+from recipes.command import check_folder, codes, run
 from recipes.corpus.held_out import hold_out
 from recipes.corpus.translators import DTYPES, MADLAD, Translator
+from recipes.language_work import corpus_folder, keep_corpus, settle
 from recipes.report import score_table
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.trainer import parallel_evaluator
@@ -45,7 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("languages", nargs="+", help="the new ones, as in pt zh")
     parser.add_argument("--out", type=Path, help="default: the model's name and the new languages")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work"
+        "--overwrite", action="store_true", help="replace OUT in the end; drop another corpus in OUT.work"
     )
     add = parser.add_argument_group("corpus").add_argument
     add("--corpus", nargs="+", metavar="SOURCE", help="English rows, as recipes.translate takes them")
@@ -72,7 +74,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--bf16", action="store_true", help="autocast")
     add("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.languages, args.keep = codes(args.languages), codes(args.keep)
+    return args
 
 
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
@@ -129,14 +133,15 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
 
 
 def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
-    """(OUT, OUT.work); with --overwrite, drops what a run with other arguments left there.
+    """(OUT, OUT.work); drops what a run with other arguments left there: see `settle`.
 
     Raises:
         ValueError: no corpus, or two; a language both new and kept; OUT exists; an unfinished run of
-            another command.
+            another corpus; the model's folder is not there.
     """
     if bool(args.corpus) == bool(args.mini):
         raise ValueError("pass --corpus SOURCE or --mini SCENES, one of them")
+    check_folder(args.model)
     if both := set(args.languages) & set(args.keep):
         raise ValueError(f"{', '.join(sorted(both))}: new and in --keep; a language is one or the other")
     if not 0 < args.rehearsal <= 1:
@@ -146,37 +151,8 @@ def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
     for place in (out, corpus_folder(out)):
         if place.exists() and any(place.iterdir()) and not args.overwrite:
             raise ValueError(f"{place} exists and is not empty; choose another --out, or pass --overwrite")
-    settings = {key: str(value) for key, value in vars(args).items() if key not in ("overwrite", "out")}
-    note = work / "arguments.json"
-    if note.is_file() and json.loads(note.read_text()) != settings:
-        if not args.overwrite:
-            raise ValueError(f"{work} was begun with other arguments; run with the same, or pass --overwrite")
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(settings, indent=2) + "\n")
+    settle(work, args)
     return out, work
-
-
-def corpus_folder(out: Path) -> Path:
-    """Where the corpus of a finished model stays.
-
-    >>> corpus_folder(Path("models/xvlm2vec-pt")).as_posix()
-    'models/xvlm2vec-pt.corpus'
-    """
-    return out.with_name(out.name + ".corpus")
-
-
-def keep_corpus(corpus: Path, folder: Path) -> Path:
-    """Move a corpus, what was refused, and the pictures that were written for it; returns its new place.
-
-    `folder` stands beside the corpus' own, so that its relative paths of pictures stay right.
-    """
-    pictures = corpus.with_suffix(".pictures").glob("*")
-    for file in (corpus, corpus.with_suffix(".refused.jsonl"), *pictures):
-        place = folder / file.relative_to(corpus.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)
-    return folder / corpus.name
 
 
 def parallel_corpus(
@@ -280,4 +256,4 @@ def training(args: argparse.Namespace, codes: Sequence[str], corpus: Path, out: 
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from transformers import AutoModel
 from transformers.utils import is_flash_attn_2_available
 
 from recipes.bench_model import GEOMETRIES, write_checkpoint
+from recipes.command import run
 from recipes.measure import costs, replace_section, stamp, table
 from xvlm2vec_st.phi3v import Phi3VConfig
 
@@ -136,4 +137,4 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from recipes.bench_model import GEOMETRIES, write_checkpoint
+from recipes.command import run
 from recipes.measure import costs, replace_section, stamp, table
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build, lora_config
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator
@@ -181,4 +182,4 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from recipes.bench_model import GEOMETRIES, write_checkpoint
+from recipes.command import run
 from recipes.measure import Cost, costs, replace_section, stamp, table
 from xvlm2vec_st import SentenceTransformer, build
 
@@ -105,4 +106,4 @@ def said(stock: Cost, shared: Cost) -> list[str]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from recipes import distill
+from recipes.command import run
 from recipes.report import contact_sheet, languages_chart, score_table
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "mteb", "datasets", "accelerate", "pillow")
@@ -117,7 +118,7 @@ def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], o
         "warmup": args.steps // 20,
         "max-grad-norm": 1,
         "eval-rows": args.eval_rows,
-        "eval-steps": max(args.steps // 2, 1),
+        "eval-steps": max(args.steps // 2, 1) if args.eval_rows else 0,
         "report-to": "none",
         "seed": args.seed,
     }
@@ -139,4 +140,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,6 +27,8 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
 from recipes import distill_options
+from recipes.command import codes, run
+from recipes.distill_end import save_with_card, scores
 from recipes.distill_options import settings, training_arguments
 from recipes.distill_start import begin, check_folders, nothing_left, start_of
 from recipes.muon import Muon
@@ -40,7 +42,6 @@ from xvlm2vec_st import (
 from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
 from xvlm2vec_st.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.evaluation import parallel_evaluator
-from xvlm2vec_st.save import save_embedder
 from xvlm2vec_st.streaming import ParallelStream
 from xvlm2vec_st.trainer import VISION
 
@@ -80,7 +81,7 @@ def made(
     args: argparse.Namespace, work: Path, arguments: SentenceTransformerTrainingArguments
 ) -> tuple[DistillationTrainer, set[torch.dtype]]:
     """The trainer, ready to start, and the types that the student's weights had."""
-    languages = [code.strip() for code in args.languages.split(",") if code.strip()]
+    languages = codes([args.languages])
     with arguments.main_process_first():
         train_rows, held_out = rows(args, languages)
     set_seed(args.seed)
@@ -150,7 +151,7 @@ def save(trainer: DistillationTrainer, args: argparse.Namespace, work: Path, typ
     if whole is not None:
         final = work / "final"
         shutil.rmtree(final, ignore_errors=True)  # what a killed run left
-        save_embedder(finished(whole, args, work, types), final)
+        save_with_card(finished(whole, args, work, types), final, args.student, codes([args.languages]))
         (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
         if (work / "runs").is_dir():  # TensorBoard's, in the host's place; a resumed run adds to them
             shutil.copytree(work / "runs", final / "runs")
@@ -158,6 +159,7 @@ def save(trainer: DistillationTrainer, args: argparse.Namespace, work: Path, typ
             shutil.rmtree(args.out)
         final.rename(args.out)
         shutil.rmtree(work)
+        print(f"saved: {args.out}{scores(trainer, codes([args.languages]))}")
     trainer.accelerator.wait_for_everyone()
 
 
@@ -286,4 +288,4 @@ def split(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | N
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

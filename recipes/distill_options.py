@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import hashlib
 import io
 from collections.abc import Sequence
@@ -11,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from sentence_transformers import SentenceTransformerTrainingArguments
+
+from recipes.command import check_folder, codes
+from recipes.distill_config import config_words
 
 FLAG = argparse.BooleanOptionalAction
 # What says how a run is started, not what it is.
 OF_THE_START = ("config", "out", "resume", "overwrite", "start")
+# What names a model: a folder, or a Hub id.
+MODELS = ("student", "teacher", "adapter")
 # What may be another when a run goes on, for no weight depends on it; and texts, for rows are mended.
 MAY_CHANGE = ("cache", "workers", "logging_steps", "save_steps", "report_to", "gradient_checkpointing")
 MAY_CHANGE += ("corpus_digests",)
@@ -67,7 +70,7 @@ def corpus(add: Any) -> None:
     add(
         "--corpus", type=Path, nargs="+", required=True, help="JSON lines: id, image, en, a column a language"
     )
-    add("--languages", required=True, help="as in it,es,fr,de")
+    add("--languages", nargs="+", required=True, metavar="LANGUAGE", help="as in it,es,fr,de, or it es fr de")
     add(
         "--images", type=Path, help="folder, zip, tar or parquet of the pictures; default: the corpus' folder"
     )
@@ -162,6 +165,7 @@ def parse(argv: Sequence[str] | None, words: Sequence[str], description: str | N
     known.add_argument("--config", type=Path)
     config = known.parse_known_args(given)[0].config
     args = parser.parse_args([*(config_words(config, parser) if config else []), *given])
+    args.languages = ",".join(codes(args.languages))
     check(args, parser)
     args.temperature = TEMPERATURE if args.temperature is None else args.temperature
     return args
@@ -172,8 +176,10 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     Raises:
         ValueError: a number below 1; an option without the one that it is for; --keep-adapter of a start
-            that is built for this run alone.
+            that is built for this run alone; a model's folder that is not there.
     """
+    for name in MODELS:
+        check_folder(getattr(args, name))
     for name in COUNTS:
         value = getattr(args, name)
         if value != parser.get_default(name) and value < 1:
@@ -185,6 +191,11 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             raise ValueError(
                 f"{dashed(name)} does nothing without {dashed(other)}; pass that too, or leave it out"
             )
+    if args.eval_steps and not (args.eval_rows or args.eval_corpus):
+        raise ValueError(
+            f"--eval-steps {args.eval_steps} with --eval-rows 0: no rows to evaluate on; hold some out, pass "
+            "--eval-corpus FILE, or --eval-steps 0"
+        )
     if args.keep_adapter and (args.adapter or args.num_crops):
         raise ValueError(
             "--keep-adapter: a kept adapter names the folder that it is for, and --adapter and --num-crops "
@@ -202,42 +213,16 @@ def dashed(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def config_words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
-    """A YAML file of options, named as on the command line without the dashes, as command line words.
-
-    Raises:
-        ValueError: no such file, no YAML mapping, or a key that is no option, with the nearest one.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such configuration file")
-    values = yaml.safe_load(path.read_text("utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a mapping of options to values is needed, got {type(values).__name__}")
-    options = {s[2:]: a for a in parser._actions for s in a.option_strings if s.startswith("--")}
-    words: list[str] = []
-    for key, value in values.items():
-        if key not in options or key in ("config", "help"):
-            (near,) = difflib.get_close_matches(str(key), options, n=1, cutoff=0.0)
-            raise ValueError(f"{path}: no option {key!r}; the nearest one is {near!r}")
-        if isinstance(value, bool):
-            words += [f"--{key}"] if value else [f"--no-{key}"] if f"no-{key}" in options else []
-        elif isinstance(value, list):
-            several = options[key].nargs == "+"
-            words += [f"--{key}", *map(str, value)] if several else [f"--{key}", ",".join(map(str, value))]
-        elif value is not None:
-            words += [f"--{key}", str(value)]
-    return words
-
-
 def settings(args: argparse.Namespace, processes: int) -> dict[str, Any]:
-    """The options and rows that make a run what it is, as JSON takes them."""
+    """The options and rows that make a run what it is, as JSON takes them; a path in one spelling."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, list):
             return [plain(each) for each in value]
-        return str(value) if isinstance(value, Path) else value
+        return str(value.resolve()) if isinstance(value, Path) else value
 
     told = {key: plain(value) for key, value in vars(args).items() if key not in OF_THE_START}
+    told |= {key: str(Path(told[key]).resolve()) for key in MODELS if told[key] and Path(told[key]).is_dir()}
     files = [*args.corpus, *([args.eval_corpus] if args.eval_corpus else [])]
     rows, digests = zip(*map(contents, files), strict=True)
     return told | {"processes": processes, "corpus_rows": [*rows], "corpus_digests": [*digests]}

@@ -28,6 +28,7 @@ from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.models import folder_meta, is_local, load_folder
 from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, lost_modalities, refuse_lost_modality
+from recipes import command
 from recipes.comparison import Cell, difference, interval, markdown, scores_chart
 from recipes.queries_page import queries_page
 
@@ -243,4 +244,4 @@ def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -29,6 +29,7 @@ from mmmeb_tasks.instructions import render_query, render_target
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, split_pairs
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import World, load_world
+from recipes.command import run
 from recipes.mini_model import build_model
 from recipes.mini_tower import train_tower
 from recipes.muon import Muon
@@ -189,4 +190,4 @@ def write_card(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

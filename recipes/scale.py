@@ -18,6 +18,7 @@ from pathlib import Path
 
 from recipes.bench_distill import corpus
 from recipes.bench_model import write_checkpoint
+from recipes.command import run
 from recipes.measure import costs, device_name, replace_section, stamp, table
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build
 from xvlm2vec_st.parallel import ParallelCollator
@@ -173,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

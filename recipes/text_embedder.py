@@ -24,6 +24,7 @@ from sentence_transformers.util import cos_sim
 
 from mmmeb_tasks.mini.world import load_world
 from recipes import distill
+from recipes.command import run
 from recipes.measure import replace_section, stamp, table
 from xvlm2vec_st import SentenceTransformer
 
@@ -163,4 +164,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
+from recipes.command import codes, run
 from recipes.corpus import report
 from recipes.corpus.checks import CHECKS
 from recipes.corpus.dictionary import mini_dictionary
@@ -63,7 +64,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=int, help="rows a source or subset, drawn with --seed; default: all")
     add("--seed", type=int, default=0)
     add = parser.add_argument_group("result").add_argument
-    add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh")
+    add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh, or it,es")
     add("--out", type=Path, required=True, help="the new file, JSON lines")
     add("--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work")
     add("--memory", nargs="+", type=Path, default=[], help="OUT.work folders whose translations to take over")
@@ -80,7 +81,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--skip-check", nargs="+", default=[], choices=tuple(CHECKS), help="reasons not to refuse for")
     add("--quality", metavar="MODEL", help="a cross-lingual embedder that judges each translation")
     add("--quality-min", type=float, default=0.5, help="least cosine of English and translation")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.to = codes(args.to)
+    return args
 
 
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
@@ -260,4 +263,4 @@ def write_results(merged: Merged, args: argparse.Namespace, tally: Tally, transl
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

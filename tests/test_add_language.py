@@ -174,6 +174,33 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
         add_language.main(words)
 
 
+def test_other_training_keeps_the_translations(tmp_path, capsys):
+    work = tmp_path / "m.work"
+
+    def begun(*more):
+        words = [str(TEACHER), "pt", "--mini", "20", "--out", str(tmp_path / "m"), *more]
+        add_language.check_arguments(add_language.parse_args(words))
+        return {path.name for path in work.iterdir()}
+
+    begun()
+    corpus = {"arguments.json", "parallel.jsonl", "parallel.jsonl.work", "parallel.pictures", "english"}
+    folders = {"parallel.jsonl.work", "parallel.pictures", "english", "model", "model.partial", "mini-known"}
+    made = {*corpus, *folders, "train.jsonl", "held_out.jsonl", "before.json", "after.json"}
+    for name in made - {"arguments.json"}:
+        (work / name).mkdir() if name in folders else (work / name).write_text("")
+    assert begun() == made and not capsys.readouterr().out
+    assert begun("--eval-rows", "4") == corpus
+    assert "(eval_rows): the corpus stays" in capsys.readouterr().out
+    (work / "model.partial").mkdir()
+    assert begun("--eval-rows", "4", "--overwrite") == {*corpus, "model.partial"}
+    assert begun("--steps", "7", "--overwrite") == corpus
+    with pytest.raises(
+        ValueError, match=r"begun with other arguments \(dtype\), of which its corpus"
+    ):
+        begun("--dtype", "fp16")
+    assert begun("--dtype", "fp16", "--overwrite") == {"arguments.json"}
+
+
 def test_pictures_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_path):
     work, folder = tmp_path / "m.work", tmp_path / "m.corpus"
     for place in (work, folder):
@@ -201,3 +228,9 @@ def test_what_cannot_be_done_is_told(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
         add_language.main([str(TEACHER), *words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"^\./none: no such folder$"):
+        add_language.main(["./none", "pt", "--mini", "5", "--out", str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == []

@@ -101,6 +101,8 @@ def test_several_corpora_are_one(tmp_path):
         ("config: other.yaml", "no option 'config'"),
         ("- a\n- b", "a mapping of options to values is needed, got list"),
         ("", "a mapping of options to values is needed, got NoneType"),
+        ("languages: [it, no]", "languages: YAML reads no as False; quote it"),
+        ("languages: no", "languages: YAML reads no as False; quote it"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_nearest_name(tmp_path, text, message):
@@ -163,11 +165,22 @@ def test_best_needs_evaluations_that_fit(tmp_path):
         (["--temperature", "0.1"], "--temperature does nothing without --similarity"),
         (["--lora", "4", "--keep-adapter", "--adapter", "b"], "build it first .*, and pass --student START"),
         (["--lora", "4", "--keep-adapter", "--num-crops", "4"], "build it first"),
+        (["--eval-steps", "1", "--eval-rows", "0"], "--eval-steps 1 with --eval-rows 0: no rows"),
+        (["--student", "./none"], "./none: no such folder"),
+        (["--teacher", "/none"], "/none: no such folder"),
+        (["--adapter", "a/b/c"], "a/b/c: no such folder"),
     ],
 )
 def test_what_would_do_nothing_or_another_thing_is_refused(more, message):
     with pytest.raises(ValueError, match=message):
         parsed("--student", "a", "--languages", "it", *NEEDED, *more)
+
+
+@pytest.mark.parametrize("words", [["it,no"], ["it", "no"], ["it, no"]])
+def test_commas_or_spaces_between_languages(tmp_path, words):
+    assert parsed("--student", "a", "--languages", *words, *NEEDED).languages == "it,no"
+    path = config(tmp_path, f"student: a\nlanguages: {json.dumps(words)}\n")
+    assert parsed("--config", path, *NEEDED).languages == "it,no"
 
 
 def test_options_that_need_each_other_go_together():

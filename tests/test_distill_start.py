@@ -110,6 +110,18 @@ def test_a_resumed_run_may_change_what_no_weight_depends_on(begun):
         resumed(argv, work, "--batch-size", "1")
 
 
+def test_another_spelling_of_a_path_is_the_same_run(corpus, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    work = tmp_path / "out.partial"
+    monkeypatch.chdir(tmp_path)
+    begin(work, settings(distill.parse_args(command(corpus, tmp_path / "out")), 1))
+    folder, file = f"{tmp_path}/a/../a", corpus.parent / ".." / corpus.parent.name / corpus.name
+    resumed(command(file, "out", student=folder), work)
+    resumed(command(corpus, "out", student="./a/"), work)
+    with pytest.raises(ValueError, match="student '.*/a' -> 'b'"):
+        resumed(command(corpus, "out", student="b"), work)
+
+
 def test_a_corpus_edited_in_between_is_noticed(begun, caplog):
     corpus, argv, work = begun
     resumed(argv, work)

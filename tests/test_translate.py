@@ -56,6 +56,11 @@ class Counting(Dictionary):
         return super().translate(texts, code)
 
 
+def test_commas_or_spaces_between_languages():
+    for to in (["it,pt"], ["it", "pt"], ["it, pt"]):
+        assert translate.parse_args(["--to", *to, "--out", "o"]).to == ["it", "pt"]
+
+
 def counting(codes=CODES):
     return Counting(mini_dictionary(codes).tables)
 
