@@ -14,6 +14,7 @@ from PIL import Image as Pictures
 
 from recipes import translate
 from recipes.corpus.dictionary import Dictionary
+from recipes.corpus.languages import language
 from recipes.corpus.published import MMEB_REVISION, SUBSETS, download_mmeb
 from recipes.corpus.sources import Options, read_sources
 from xvlm2vec_st.parallel import read_parallel
@@ -204,6 +205,26 @@ def test_human_text_becomes_a_corpus_without_a_translator(folder):
     assert len(rows) == 179
     assert {"en": rows[0].english, **rows[0].translations} == {"en": "dog", "pt": "cachorro", "zh": "狗"}
     assert not (folder / "names.jsonl.work").exists()
+
+
+def test_image_tokens_do_not_reach_a_corpus(folder):
+    rows = [{"id": "a", "en": "<image>\na dog", "it": "<|image_1|> un cane"}, {"id": "b", "en": "<image>\n"}]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    (row,) = read_sources([str(folder / "own.jsonl")], Options(languages=["it"]))
+    assert (row.english, row.translations) == ("a dog", {"it": "un cane"})
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="own.jsonl: id 'b': no English beside the image token"):
+        read_sources([str(folder / "own.jsonl")], Options(languages=["it"]))
+
+
+def test_indonesian_has_a_code_that_is_no_key_of_a_row(folder):
+    command = ["--corpus", "cldr", "--translator", "cldr", "--out", str(folder / "out.jsonl"), "--to"]
+    with pytest.raises(ValueError, match="'id' is the row's id; write Indonesian as 'ind'"):
+        translate.main([*command, "id"])
+    with pytest.raises(ValueError, match="'id' is the row's id; write Indonesian as 'ind'"):
+        language("id")
+    translate.main([*command, "ind"])
+    assert next(read_parallel(folder / "out.jsonl", ["ind"])).translations == {"ind": "anjing"}
 
 
 # The authors' file.

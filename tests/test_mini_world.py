@@ -214,3 +214,11 @@ def test_the_builder_takes_the_locales_that_name_everything(tmp_path):
         build.choose_locales(package, ("en-XX",))
     with pytest.raises(ValueError, match="locale 'zz' is not in .*; it has: en, en-XX, qq"):
         build.choose_locales(package, ("zz",))
+
+
+def test_indonesian_is_no_id(tmp_path):
+    with pytest.raises(ValueError, match="'id' is the row's id; write Indonesian as 'ind'"):
+        write.write_corpus(tmp_path / "out", ["en", "id"], scenes=1)
+    path = write.write_corpus(tmp_path / "out", ["en", "ind"], scenes=1) / "parallel.jsonl"
+    row = json.loads(path.read_text("utf-8").splitlines()[0])
+    assert row["id"].startswith("0/") and row["ind"] not in (row["id"], row["en"])

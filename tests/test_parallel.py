@@ -1,15 +1,18 @@
 """Parallel corpora: reading, refusing, collating."""
 
+import codecs
 import json
+import re
 from itertools import islice
 
 import pytest
 import tiny
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from xvlm2vec_st import SentenceTransformer, load_parallel
 from xvlm2vec_st import parallel as parallel_module
+from xvlm2vec_st.cache import item_key
 from xvlm2vec_st.parallel import ParallelCollator, check_languages, parse_row, read_parallel
 from xvlm2vec_st.streaming import ParallelStream
 
@@ -70,7 +73,7 @@ def test_reading_is_lazy(folder):
         ('{"id": "x", "en": "dog", "image": 7}', "line 2, id 'x': 'image' must be a path or null, got 7"),
         (
             '{"id": "x", "en": "dog", "it": "c", "image": "no.png"}',
-            "row x: image .*no.png not found; pass --images",
+            "parallel.jsonl, line 2, row x: image .*no.png not found; pass --images",
         ),
     ],
 )
@@ -78,6 +81,59 @@ def test_a_bad_line_is_named(folder, line, message):
     path = corpus(folder, [GOOD[0], line])
     with pytest.raises(ValueError, match=message):
         load_parallel(path, ["it"])
+
+
+def test_a_picture_that_went_since_the_last_time_is_missed(folder):
+    path = corpus(folder, GOOD)
+    assert load_parallel(path, ["it"])["image"][0]
+    (folder / "p" / "one.png").unlink()
+    with pytest.raises(ValueError, match="parallel.jsonl, line 1, row a: image .*one.png not found"):
+        load_parallel(path, ["it"])
+
+
+@pytest.mark.parametrize("images", [None, "."])
+def test_pictures_of_a_corpus_named_from_here_have_absolute_paths(folder, monkeypatch, images):
+    corpus(folder, GOOD)
+    monkeypatch.chdir(folder)
+    rows = [load_parallel("parallel.jsonl", ["it"], images=images)[0]]
+    rows += islice(ParallelStream(["parallel.jsonl"], ["it"], images=images), 3)
+    assert {row["image"] for row in rows if row["id"] == "a"} == {str(folder / "p/one.png")}
+
+
+@pytest.mark.parametrize("token", ["<image>", "<|image_12|>", "<|image_pad|>", "<|vision_start|>"])
+@pytest.mark.parametrize("language", ["en", "it"])
+def test_an_image_token_in_a_text_is_refused(folder, token, language):
+    bad = {"id": "x", "en": "dog", "it": "cane"} | {language: f"{token}\na text"}
+    path = corpus(folder, [GOOD[0], bad])
+    message = (
+        rf"parallel.jsonl, line 2, id 'x': the '{language}' text holds the image token '{re.escape(token)}'"
+    )
+    for read in (lambda: load_parallel(path, ["it"]), lambda: ParallelStream([path], ["it"])):
+        with pytest.raises(ValueError, match=message + "; leave it out, the chat template writes it"):
+            read()
+
+
+def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_named(folder):
+    path = corpus(folder, GOOD)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert len(load_parallel(path, ["it"])) == 3
+    assert {row["id"] for row in islice(ParallelStream([path], ["it"]), 3)} == {"a", "b", "3"}
+    path.write_bytes(json.dumps(GOOD[0]).encode() + b'\n{"id": "x", "en": "caf\xe9", "it": "c"}\n')
+    for read in (lambda: load_parallel(path, ["it"]), lambda: ParallelStream([path], ["it"])):
+        with pytest.raises(
+            ValueError, match="line 2: not UTF-8 .byte 0xe9 at column 23.; .* iconv .*parallel.jsonl"
+        ):
+            read()
+
+
+def test_a_picture_is_as_upright_as_by_its_path(tmp_path):
+    path = str(tmp_path / "turned.jpg")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.linear_gradient("L").resize((40, 20)).save(path, exif=exif)
+    picture = parallel_module.open_image(path, "x", decode=True)
+    assert picture.size == (20, 40) == parallel_module.upright_size(path, "x")
+    assert item_key({"image": picture, "text": "a"}) == item_key({"image": path, "text": "a"})
 
 
 def test_a_picture_that_is_none_is_named(folder):
@@ -105,6 +161,7 @@ def test_a_picture_cut_in_half_is_named_when_it_is_decoded(folder):
         (["en"], "English is the source"),
         (["Italian"], "unknown language 'Italian'"),
         (["i"], "unknown language 'i'"),
+        (["it", "id"], "'id' is the row's id; write Indonesian as 'ind'"),
         (["pt"], "no row has language 'pt'"),
     ],
 )
@@ -114,7 +171,7 @@ def test_bad_languages_are_refused(folder, languages, message):
 
 
 def test_regions_and_scripts_are_languages():
-    check_languages(["pt-BR", "zh-Hant", "yue", "sr_Latn"])
+    check_languages(["pt-BR", "zh-Hant", "yue", "sr_Latn", "ind"])
 
 
 def test_no_file_and_no_rows(tmp_path):

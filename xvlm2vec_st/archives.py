@@ -112,14 +112,17 @@ def picture_file(place: str) -> io.BytesIO | str:
         raise ValueError(f"{path} is damaged ({error}); copy it or pack it anew") from error
 
 
-def check_images(images: str | Path | None) -> None:
-    """Refuse what pictures cannot be found in.
+def images_place(images: str | Path | None) -> Path | None:
+    """The absolute path of the folder or archive that pictures are in.
 
     Raises:
         ValueError: neither a folder nor an archive of a kind that is read.
     """
-    if images is not None and not Path(images).is_dir() and Path(images).suffix not in KINDS:
+    if images is None:
+        return None
+    if not Path(images).is_dir() and Path(images).suffix not in KINDS:
         raise ValueError(
             f"--images {images}: neither a folder nor a file of {', '.join(KINDS)} (a tar that is not "
             "compressed); unpack it, or pack it as one of these"
         )
+    return Path(images).resolve()

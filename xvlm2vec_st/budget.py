@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from xvlm2vec_st.parallel import SOURCE, open_image
+from xvlm2vec_st.parallel import SOURCE, upright_size
 from xvlm2vec_st.prefix import fill
 
 
@@ -159,7 +159,7 @@ def row_costs(
     def of_picture(image: str | None, row: str) -> int:
         if image is None:
             return 0
-        size = (image_size, image_size) if image_size else open_image(image, row).size
+        size = (image_size, image_size) if image_size else upright_size(image, row)
         if size not in known:
             blank = {"image": Image.new("RGB", size), "text": ""}
             known[size] = model.preprocess([blank])["input_ids"].shape[1]

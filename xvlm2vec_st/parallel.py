@@ -6,87 +6,39 @@
 the picture. All translations of a text stand in one row because they share its picture.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, Features, Value
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sentence_transformers.base.data_collator import BaseDataCollator
 from tqdm import tqdm
 
-from xvlm2vec_st.archives import KINDS, MARK, check_images, picture_file
+from xvlm2vec_st.archives import KINDS, MARK, images_place, picture_file
+from xvlm2vec_st.reading import (
+    SOURCE,
+    ParallelRow,
+    check_languages,
+    lines_of,
+    parse_row,
+    read_files,
+    read_parallel,
+    row_of,
+)
 from xvlm2vec_st.tally import Tally, corpus_files
 
-SOURCE = "en"
-
-
-@dataclass(frozen=True)
-class ParallelRow:
-    """One English text, its translations `{language: text}`, its picture's path or None."""
-
-    id: str
-    image: str | None
-    english: str
-    translations: dict[str, str] = field(default_factory=dict)
-
-
-def parse_row(line: str, number: int, languages: Sequence[str]) -> ParallelRow:
-    """One corpus line as a row with the asked `languages`, as far as it has them.
-
-    Raises:
-        ValueError: no JSON object, no id, no English, an empty text; names line and value.
-
-    >>> parse_row('{"id": "7", "image": null, "en": "dog", "it": "cane"}', 1, ["it", "de"])
-    ParallelRow(id='7', image=None, english='dog', translations={'it': 'cane'})
-    """
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}: no JSON ({error}): {line[:80]!r}") from error
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"line {number}: a JSON object is needed, got {type(record).__name__}: {line[:80]!r}"
-        )
-    where = f"line {number}, id {record.get('id')!r}"
-    if not isinstance(record.get("id"), str | int):
-        raise ValueError(f"{where}: 'id' must be a text or a number")
-    if not isinstance(record.get("image"), str | None):
-        raise ValueError(f"{where}: 'image' must be a path or null, got {record['image']!r}")
-    if record.get(SOURCE) is None:
-        raise ValueError(f"{where}: no English text ('{SOURCE}'); every row needs one")
-    texts = {lang: record[lang] for lang in (SOURCE, *languages) if record.get(lang) is not None}
-    for lang, text in texts.items():
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"{where}: the {lang!r} text is {text!r}; give a text, or leave the language out"
-            )
-    return ParallelRow(str(record["id"]), record.get("image"), texts.pop(SOURCE), texts)
-
-
-def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
-    """Yield the rows of a corpus file one at a time; blank lines are passed over.
-
-    Raises:
-        ValueError: as `parse_row`, with the file's name before it.
-    """
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield parse_row(line.strip(), number, languages)
-                except ValueError as error:
-                    raise ValueError(f"{path}, {error}") from error
-
-
-def read_files(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[tuple[Path, ParallelRow]]:
-    """(file, row) of several files: see `read_parallel`."""
-    for path in paths:
-        for row in read_parallel(path, languages):
-            yield path, row
+__all__ = [
+    "ParallelCollator",
+    "ParallelRow",
+    "check_languages",
+    "load_parallel",
+    "open_image",
+    "parse_row",
+    "read_parallel",
+]
 
 
 def load_parallel(
@@ -100,7 +52,7 @@ def load_parallel(
 
     Columns: `id`, `image` (absolute path or None), `en`, and each of `languages` (text or None).
     Pictures are found under `images`, a folder or a zip, tar or parquet file (default: a file's own
-    folder), and opened, not yet decoded.
+    folder), and opened, not yet decoded: every time, also where the rows come from the datasets cache.
 
     Raises:
         ValueError: a bad line, an id in two rows, a language twice or unknown to all files, a
@@ -108,23 +60,17 @@ def load_parallel(
     """
     paths = corpus_files([path] if isinstance(path, str | Path) else path)
     check_languages(languages)
-    check_images(images)
+    place = images_place(images)
     columns = [SOURCE, *languages]
     stamps = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in paths)
 
     def rows(stamps: tuple) -> Iterator[dict[str, str | None]]:
         """`stamps` are part of the cache's key: an edited file is read anew."""
-        seen: set[str] = set()
         tally = Tally(languages)
         with tqdm(desc=f"reading {paths[0].name}", unit=" rows", disable=not show_progress) as bar:
             for file, row in read_files(paths, languages):
                 tally.add(row, file)
-                image = None
-                if row.image is not None:
-                    image = located(row.image, images, file)
-                    if image not in seen:
-                        open_image(image, row.id).close()
-                        seen.add(image)
+                image = None if row.image is None else located(row.image, place, file)
                 texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
                 yield {"id": row.id, "image": image, **texts}
                 bar.update()
@@ -132,12 +78,40 @@ def load_parallel(
 
     features = Features({name: Value("string") for name in ("id", "image", *columns)})
     try:
-        return Dataset.from_generator(rows, features=features, gen_kwargs={"stamps": stamps})
+        data = Dataset.from_generator(rows, features=features, gen_kwargs={"stamps": stamps})
     except Exception as error:  # datasets wraps what a generator raises
         cause = error.__cause__
         if isinstance(cause, ValueError):
             raise cause from None
         raise
+    check_pictures(data, paths, show_progress=show_progress)
+    return data
+
+
+def check_pictures(data: Dataset, paths: Sequence[Path], *, show_progress: bool) -> None:
+    """Open each picture of a corpus once.
+
+    Raises:
+        ValueError: as `open_image`, with the row's file and line.
+    """
+    seen: set[str] = set()
+    columns = data.select_columns(["id", "image"])
+    with tqdm(desc="opening pictures", total=len(data), unit=" rows", disable=not show_progress) as bar:
+        for part in columns.iter(10_000):
+            for row, image in zip(part["id"], part["image"], strict=True):
+                if image is not None and image not in seen:
+                    try:
+                        open_image(image, row).close()
+                    except ValueError as error:
+                        raise ValueError(f"{line_of(row, paths)}, {error}") from error
+                    seen.add(image)
+            bar.update(len(part["id"]))
+
+
+def line_of(row: str, paths: Sequence[Path]) -> str:
+    """The file and line that a row's id stands in."""
+    lines = ((path, number, line) for path in paths for number, line in lines_of(path))
+    return next(f"{p}, line {n}" for p, n, line in lines if row_of(p, n, line, ()).id == row)
 
 
 def located(image: str, images: str | Path | None, corpus: Path) -> str:
@@ -151,38 +125,31 @@ def located(image: str, images: str | Path | None, corpus: Path) -> str:
     return str((Path(images) if images is not None else corpus.parent) / image)
 
 
-def check_languages(languages: Sequence[str]) -> None:
-    """Refuse an empty choice, English, doubles, and codes that are no language's.
-
-    >>> check_languages(["it", "pt-BR"])
-    """
-    if not languages:
-        raise ValueError("no languages asked for; name at least one, as in it,es,fr,de")
-    if len(set(languages)) != len(languages):
-        raise ValueError(f"a language is asked for twice: {', '.join(languages)}")
-    for code in languages:
-        head = code.split("-")[0].split("_")[0]
-        if code == SOURCE:
-            raise ValueError("English is the source of every row; ask for the other languages only")
-        if not (head.isascii() and head.isalpha() and head.islower() and 2 <= len(head) <= 3):
-            raise ValueError(f"unknown language {code!r}; use codes such as it, pt, pt-BR, zh-Hant")
-
-
 def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
-    """Open a row's picture; with `decode`, load it as RGB.
+    """Open a row's picture; with `decode`, load it as RGB, upright.
 
     Raises:
         ValueError: no such file, or no picture, with the row's id and the path.
     """
     try:
         picture = Image.open(picture_file(path))
-        return picture.convert("RGB") if decode else picture
+        if not decode:
+            return picture
+        ImageOps.exif_transpose(picture, in_place=True)
+        return picture.convert("RGB")
     except FileNotFoundError:
         raise ValueError(
             f"row {row}: image {path} not found; pass --images with the folder or archive it is in"
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"row {row}: image {path} cannot be read: {error}") from error
+
+
+def upright_size(path: str, row: str) -> tuple[int, int]:
+    """(width, height) of a row's picture as `open_image` decodes it; only its head is read."""
+    with open_image(path, row) as picture:
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return picture.size[::-1] if turned else picture.size
 
 
 @dataclass(frozen=True)

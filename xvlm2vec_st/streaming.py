@@ -8,8 +8,9 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from xvlm2vec_st.archives import check_images
-from xvlm2vec_st.parallel import SOURCE, check_languages, located, parse_row, read_files
+from xvlm2vec_st.archives import images_place
+from xvlm2vec_st.parallel import located
+from xvlm2vec_st.reading import SOURCE, check_languages, lines_of, read_files, row_of
 from xvlm2vec_st.tally import Tally, corpus_files
 
 
@@ -32,7 +33,7 @@ class ParallelStream(IterableDataset):
         passed_over: batches a process has had before; they are not parsed again.
 
     Raises:
-        ValueError: as `load_parallel`, but for pictures; while reading too, as `parse_row`.
+        ValueError: as `load_parallel`, but for pictures; while reading too, as `row_of`.
 
     Example::
 
@@ -50,9 +51,9 @@ class ParallelStream(IterableDataset):
         seed: int = 0,
     ) -> None:
         check_languages(languages)
-        check_images(images)
         self.paths = corpus_files(paths)
-        self.languages, self.images, self.buffer, self.seed = tuple(languages), images, buffer, seed
+        self.languages, self.images = tuple(languages), images_place(images)
+        self.buffer, self.seed = buffer, seed
         tally = Tally(languages)
         for path, row in read_files(self.paths, languages):
             tally.add(row, path)
@@ -93,10 +94,7 @@ class ParallelStream(IterableDataset):
 
     def parsed(self, path: Path, number: int, line: bytes) -> dict[str, Any]:
         """A line as `load_parallel` has a row."""
-        try:
-            row = parse_row(line.decode("utf-8").strip(), number, self.languages)
-        except ValueError as error:
-            raise ValueError(f"{path}, {error}") from error
+        row = row_of(path, number, line, self.languages)
         image = None if row.image is None else located(row.image, self.images, path)
         return {
             "id": row.id,
@@ -120,11 +118,3 @@ class Collating:
     def __call__(self, rows: list[dict[str, Any] | None]) -> dict[str, Any]:
         """The batch, empty where it was passed over."""
         return {} if rows[0] is None else self.collator(rows)
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of a file's lines that are not blank."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                yield number, line

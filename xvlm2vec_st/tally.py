@@ -50,7 +50,7 @@ class Tally:
 
 
 def corpus_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files of a corpus.
+    """The files of a corpus, in absolute folders: pictures are found beside them.
 
     Raises:
         ValueError: none, or one that is missing.
@@ -60,4 +60,4 @@ def corpus_files(paths: Sequence[str | Path]) -> list[Path]:
     for path in paths:
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such corpus file")
-    return [Path(path) for path in paths]
+    return [Path(path).parent.resolve() / Path(path).name for path in paths]

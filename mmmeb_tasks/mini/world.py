@@ -13,6 +13,7 @@ from PIL import Image
 from mmmeb_tasks.mini.build import BUNDLE
 
 LANGUAGES = ("en", "it", "es", "fr", "de")
+ALIASES = {"ind": "id"}  # a corpus has its rows' ids under `id`
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def load_world(languages: Sequence[str] = LANGUAGES, *, bundle: Path = BUNDLE) -
     'girasole'
     """
     data, glyphs = _read(bundle)
-    known = data["concepts"][0]["names"]
+    known = (*data["concepts"][0]["names"], *ALIASES)
     if unknown := [language for language in languages if language not in known]:
         raise ValueError(
             f"the mini world has no names in {unknown}; it has {', '.join(known)}. "
@@ -68,7 +69,7 @@ def load_world(languages: Sequence[str] = LANGUAGES, *, bundle: Path = BUNDLE) -
     concepts = tuple(
         Concept(
             entry["emoji"],
-            {language: entry["names"][language] for language in languages},
+            {language: entry["names"][ALIASES.get(language, language)] for language in languages},
             glyphs[entry["emoji"]],
         )
         for entry in data["concepts"]

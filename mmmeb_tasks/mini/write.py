@@ -185,6 +185,8 @@ def write_corpus(
     Raises:
         ValueError: if `out` exists, or for a language without names.
     """
+    if "id" in languages:
+        raise ValueError("'id' is the row's id; write Indonesian as 'ind'")
     world = load_world(languages)
     rng = random.Random(seed)
     with _new_folder(out) as folder:

@@ -9,7 +9,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from sentence_transformers import SentenceTransformer
 
 from recipes.corpus.fields import contents
-from recipes.corpus.languages import SCRIPTS, language
+from recipes.corpus.languages import SCRIPTS, common, language
 from recipes.corpus.pairing import mismatch
 from recipes.corpus.protect import numbers, placeholders, quotes
 from recipes.corpus.repair import ARTEFACT
@@ -175,7 +175,8 @@ def wrong_language(english: str, translation: str, code: str) -> str | None:
     >>> wrong_language("a", "Un uomo cavalca un'onda su una tavola da surf", "it")
     """
     text = contents(english, translation, code)[1]
-    asked = {code, code.split("-")[0], *near(code.split("-")[0])}
+    base = common(code).split("-")[0]
+    asked = {code, base, *near(base)}
     if sum(c.isalpha() for c in text) * (WIDE if width(text) > len(text) else 1) < LETTERS:
         return None
     ranked = dict(identifier().rank(text))

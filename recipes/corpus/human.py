@@ -8,6 +8,7 @@ import polib
 
 from mmmeb_tasks.mini.world import load_world
 from recipes.corpus.files import lines_of
+from recipes.corpus.languages import common
 from xvlm2vec_st.parallel import ParallelRow
 
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -111,7 +112,7 @@ def unit_texts(unit: ElementTree.Element, languages: Sequence[str]) -> dict[str,
                 said.setdefault(code, text)
     found = {}
     for language in ("en", *languages):
-        wanted = language.casefold()
+        wanted = common(language).casefold()
         for code, text in said.items():
             if code == wanted or (code.split("-")[0] == wanted and wanted not in said):
                 found.setdefault(language, text)

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from xvlm2vec_st.reading import INDONESIAN
+
 # code, ISO 639-3, name, scripts as Unicode names its characters. ISO 15924 codes: SCRIPTS below.
 _TABLE = """
 af afr Afrikaans Latn|am amh Amharic Ethi|ar arb Arabic Arab|as asm Assamese Beng|az azj Azerbaijani Latn
@@ -13,7 +15,7 @@ de deu German Latn|el ell Greek Grek|en eng English Latn|es spa Spanish Latn|et 
 eu eus Basque Latn|fa pes Persian Arab|fi fin Finnish Latn|fil tgl Filipino Latn|fo fao Faroese Latn
 fr fra French Latn|ga gle Irish Latn|gd gla Gaelic Latn|gl glg Galician Latn|gu guj Gujarati Gujr
 ha hau Hausa Latn|he heb Hebrew Hebr|hi hin Hindi Deva|hr hrv Croatian Latn|hu hun Hungarian Latn
-hy hye Armenian Armn|id ind Indonesian Latn|ig ibo Igbo Latn|is isl Icelandic Latn|it ita Italian Latn
+hy hye Armenian Armn|ind ind Indonesian Latn|ig ibo Igbo Latn|is isl Icelandic Latn|it ita Italian Latn
 ja jpn Japanese Jpan|jv jav Javanese Latn|ka kat Georgian Geor|kk kaz Kazakh Cyrl|km khm Khmer Khmr
 kn kan Kannada Knda|ko kor Korean Hang|ky kir Kyrgyz Cyrl|lb ltz Luxembourgish Latn|lo lao Lao Laoo
 lt lit Lithuanian Latn|lv lvs Latvian Latn|mg plt Malagasy Latn|mi mri Maori Latn|mk mkd Macedonian Cyrl
@@ -110,15 +112,26 @@ def language(code: str) -> Language:
     """The entry of a code; of `pt-XX` that of `pt` where there is no other.
 
     Raises:
-        ValueError: an unknown code, with the nearest known ones.
+        ValueError: an unknown code, with the nearest known ones; `id`, which is a row's key.
 
     >>> language("pt").name, language("ja").marks["stop"]
     ('Portuguese', '。')
     """
+    if code == "id":
+        raise ValueError(INDONESIAN)
     found = LANGUAGES.get(code) or LANGUAGES.get(code.split("-")[0].split("_")[0])
     if found is None:
         raise ValueError(f"unknown language {code!r}; {nearest(code, LANGUAGES)}")
     return found
+
+
+def common(code: str) -> str:
+    """A code as translators, identifiers and catalogues write it.
+
+    >>> common("ind"), common("pt-BR")
+    ('id', 'pt-BR')
+    """
+    return "id" if code == "ind" else code
 
 
 def nearest(code: str, known: Iterable[str]) -> str:

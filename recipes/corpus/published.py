@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 
 from recipes.corpus.files import parquet_records
 from xvlm2vec_st.parallel import ParallelRow
+from xvlm2vec_st.reading import without_image_tokens
 
 MMEB = "TIGER-Lab/MMEB-train"
 MMEB_REVISION = "0c3f4b828d347c4e8508339f99530f6c820061fd"
@@ -113,7 +114,7 @@ def mmeb_rows(
         if text_column not in record and side != "neg":
             raise ValueError(f"{subset}, row {number}: no column {text_column!r}; it has {', '.join(record)}")
         row_id = f"{subset}/{number}/{side}"
-        english = without_token(text or "")
+        english = without_image_tokens(text or "").lstrip()
         if not english.strip():
             continue
         if bool(path) != (IMAGE_TOKEN in text):
@@ -137,15 +138,6 @@ def check_pictures(subset: str, rows: Sequence[ParallelRow]) -> None:
             f"images_zip/*.zip of {MMEB} into FOLDER/images and pass --images FOLDER, or keep the rows "
             "all the same with --no-picture-check"
         )
-
-
-def without_token(text: str) -> str:
-    r"""A text without the image token and the line break after it: the template places the picture.
-
-    >>> without_token("<|image_1|>\nRepresent the given image.\n")
-    'Represent the given image.\n'
-    """
-    return text.replace(f"{IMAGE_TOKEN}\n", "").replace(IMAGE_TOKEN, "").lstrip()
 
 
 def authors_row(
@@ -174,7 +166,7 @@ def authors_row(
     code = code or (languages[0] if len(languages) == 1 else None)
     if not isinstance(code, str):
         raise ValueError(f"{where}: the language of text_lang is not told; pass --source-language")
-    english, said = (without_token(record.get(key) or "") for key in ("text_en", "text_lang"))
+    english, said = (without_image_tokens(record.get(key) or "").lstrip() for key in ("text_en", "text_lang"))
     if not english.strip():
         raise ValueError(f"{where}: text_en is {record.get('text_en')!r}; every row needs one")
     row_id = f"{record.get('id', '')}#{number}"

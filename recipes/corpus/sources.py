@@ -16,6 +16,7 @@ from recipes.corpus import human
 from recipes.corpus.files import dataset_records, lines_of, parquet_records, table_records
 from recipes.corpus.published import authors_row
 from xvlm2vec_st.parallel import ParallelRow, parse_row
+from xvlm2vec_st.reading import without_image_tokens
 
 Item = TypeVar("Item")
 Record = Mapping[str, Any]
@@ -62,7 +63,12 @@ def read_sources(specs: Sequence[str], options: Options) -> list[ParallelRow]:
                 where = spec if seen[row_id] == spec else f"{seen[row_id]} and {spec}"
                 raise ValueError(f"{where}: id {row_id!r} twice; every row needs its own")
             seen[row_id] = spec
-            rows.append(ParallelRow(row_id, row.image, row.english, row.translations))
+            english = without_image_tokens(row.english)
+            if not english.strip():
+                raise ValueError(f"{spec}: id {row_id!r}: no English beside the image token; leave it out")
+            said = {code: without_image_tokens(text) for code, text in row.translations.items()}
+            said = {code: text for code, text in said.items() if text.strip()}
+            rows.append(ParallelRow(row_id, row.image, english, said))
     if not rows and not options.refused:
         raise ValueError(f"{', '.join(specs)}: no rows")
     return rows

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from recipes.corpus.languages import LANGUAGES, language, nearest
+from recipes.corpus.languages import LANGUAGES, common, language, nearest
 
 MADLAD = "google/madlad400-3b-mt"
 MAX_TOKENS = 512  # of one text, where the model's config names no length
@@ -178,14 +178,14 @@ class Seq2Seq(_Generator):
             ValueError: a language that the model does not know, with the nearest that it does.
         """
         if self.only:
-            if code == self.only:
+            if self.only in (code, common(code)):
                 return None
             raise ValueError(f"{self.name}: translates into {self.only!r} only, not into {code!r}")
         known = LANGUAGES.get(code)
-        tries = [code, code.replace("-", "_")]
+        tries = [code, common(code), code.replace("-", "_")]
         if known:
             tries += [f"{known.iso3}_{known.script}", known.iso3]
-        base = code.split("-")[0]
+        base = common(code).split("-")[0]
         tries += [base, *(token for token in self.tokens if token.split("_")[0] == base)]  # mBART's pt_XX
         for spelling in tries:
             if spelling in self.tokens:

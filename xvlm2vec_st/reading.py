@@ -1,0 +1,135 @@
+"""Lines of corpus files as rows; what a row and a choice of languages must be."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SOURCE = "en"
+INDONESIAN = "'id' is the row's id; write Indonesian as 'ind'"
+# As the families write a picture into their texts.
+IMAGE_TOKEN = re.compile(r"<image>|<\|image(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>")
+IMAGE_BREAK = re.compile(rf"(?:{IMAGE_TOKEN.pattern})\n?")
+
+
+@dataclass(frozen=True)
+class ParallelRow:
+    """One English text, its translations `{language: text}`, its picture's path or None."""
+
+    id: str
+    image: str | None
+    english: str
+    translations: dict[str, str] = field(default_factory=dict)
+
+
+def parse_row(line: str, number: int, languages: Sequence[str]) -> ParallelRow:
+    """One corpus line as a row with the asked `languages`, as far as it has them.
+
+    Raises:
+        ValueError: no JSON object, no id, no English, an empty text; names line and value.
+
+    >>> parse_row('{"id": "7", "image": null, "en": "dog", "it": "cane"}', 1, ["it", "de"])
+    ParallelRow(id='7', image=None, english='dog', translations={'it': 'cane'})
+    """
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: no JSON ({error}): {line[:80]!r}") from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"line {number}: a JSON object is needed, got {type(record).__name__}: {line[:80]!r}"
+        )
+    where = f"line {number}, id {record.get('id')!r}"
+    if not isinstance(record.get("id"), str | int):
+        raise ValueError(f"{where}: 'id' must be a text or a number")
+    if not isinstance(record.get("image"), str | None):
+        raise ValueError(f"{where}: 'image' must be a path or null, got {record['image']!r}")
+    if record.get(SOURCE) is None:
+        raise ValueError(f"{where}: no English text ('{SOURCE}'); every row needs one")
+    texts = {lang: record[lang] for lang in (SOURCE, *languages) if record.get(lang) is not None}
+    for lang, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(
+                f"{where}: the {lang!r} text is {text!r}; give a text, or leave the language out"
+            )
+    return ParallelRow(str(record["id"]), record.get("image"), texts.pop(SOURCE), texts)
+
+
+def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
+    """Yield the rows of a corpus file one at a time; blank lines are passed over.
+
+    Raises:
+        ValueError: as `row_of`.
+    """
+    for number, line in lines_of(path):
+        yield row_of(path, number, line, languages)
+
+
+def lines_of(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of a file's lines that are not blank; a byte order mark is no part of the first."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if line.strip():
+                yield number, line
+
+
+def row_of(path: str | Path, number: int, line: bytes, languages: Sequence[str]) -> ParallelRow:
+    """Line `number` of a corpus file as a row.
+
+    Raises:
+        ValueError: as `parse_row`, with the file's name before it; no UTF-8; a text with an image token.
+    """
+    try:
+        row = parse_row(line.decode("utf-8").strip(), number, languages)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); "
+            f"convert it: iconv -f latin1 -t utf-8 {path}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
+    for lang, text in {SOURCE: row.english, **row.translations}.items():
+        if token := IMAGE_TOKEN.search(text):
+            raise ValueError(
+                f"{path}, line {number}, id {row.id!r}: the {lang!r} text holds the image token "
+                f"{token.group()!r}; leave it out, the chat template writes it (recipes.translate strips it)"
+            )
+    return row
+
+
+def without_image_tokens(text: str) -> str:
+    r"""A text without image tokens and the line breaks after them: the chat template places the picture.
+
+    >>> without_image_tokens("<|image_1|>\nRepresent the given image.\n")
+    'Represent the given image.\n'
+    """
+    return IMAGE_BREAK.sub("", text).lstrip() if IMAGE_TOKEN.search(text) else text
+
+
+def read_files(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[tuple[Path, ParallelRow]]:
+    """(file, row) of several files: see `read_parallel`."""
+    for path in paths:
+        for row in read_parallel(path, languages):
+            yield path, row
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Refuse an empty choice, English, doubles, `id`, and codes that are no language's.
+
+    >>> check_languages(["it", "pt-BR"])
+    """
+    if not languages:
+        raise ValueError("no languages asked for; name at least one, as in it,es,fr,de")
+    if len(set(languages)) != len(languages):
+        raise ValueError(f"a language is asked for twice: {', '.join(languages)}")
+    for code in languages:
+        head = code.split("-")[0].split("_")[0]
+        if code == SOURCE:
+            raise ValueError("English is the source of every row; ask for the other languages only")
+        if code == "id":
+            raise ValueError(INDONESIAN)
+        if not (head.isascii() and head.isalpha() and head.islower() and 2 <= len(head) <= 3):
+            raise ValueError(f"unknown language {code!r}; use codes such as it, pt, pt-BR, zh-Hant")
