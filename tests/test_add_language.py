@@ -194,9 +194,7 @@ def test_other_training_keeps_the_translations(tmp_path, capsys):
     (work / "model.partial").mkdir()
     assert begun("--eval-rows", "4", "--overwrite") == {*corpus, "model.partial"}
     assert begun("--steps", "7", "--overwrite") == corpus
-    with pytest.raises(
-        ValueError, match=r"begun with other arguments \(dtype\), of which its corpus"
-    ):
+    with pytest.raises(ValueError, match=r"begun with other arguments \(dtype\), of which its corpus"):
         begun("--dtype", "fp16")
     assert begun("--dtype", "fp16", "--overwrite") == {"arguments.json"}
 
