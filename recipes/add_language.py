@@ -24,12 +24,13 @@ from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
 from recipes import distill, translate
-from recipes.command import check_folder, codes, run
+from recipes.command import codes, run
 from recipes.corpus.held_out import hold_out
 from recipes.corpus.translators import DTYPES, MADLAD, Translator
 from recipes.language_work import corpus_folder, keep_corpus, settle
 from recipes.report import score_table
 from xvlm2vec_st import load_parallel
+from xvlm2vec_st.checkpoint import check_folder
 from xvlm2vec_st.trainer import parallel_evaluator
 
 Scores = dict[str, dict[str, float]]

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 
 def run(main: Callable[[], object]) -> None:
@@ -27,17 +26,3 @@ def codes(words: Sequence[str]) -> list[str]:
     ['it', 'es', 'pt-BR', 'zh']
     """
     return " ".join(words).replace(",", " ").split()
-
-
-def check_folder(name: str | None) -> None:
-    """Refuse a model's name that can only be a folder's, where there is none; the Hub would be asked for it.
-
-    Raises:
-        ValueError: no such folder.
-
-    >>> check_folder("TIGER-Lab/VLM2Vec-LoRA")
-    """
-    if name is None or Path(name).is_dir():
-        return
-    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
-        raise ValueError(f"{name}: no such folder")

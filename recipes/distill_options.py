@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 
-from recipes.command import check_folder, codes
+from recipes.command import codes
 from recipes.distill_config import config_words
+from xvlm2vec_st.checkpoint import check_folder
 
 FLAG = argparse.BooleanOptionalAction
 # What says how a run is started, not what it is.

@@ -229,6 +229,6 @@ def test_what_cannot_be_done_is_told(tmp_path, words, message):
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"^\./none: no such folder$"):
+    with pytest.raises(ValueError, match=r"^\./none: no such folder; a name on the Hub"):
         add_language.main(["./none", "pt", "--mini", "5", "--out", str(tmp_path / "out")])
     assert list(tmp_path.iterdir()) == []

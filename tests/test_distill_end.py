@@ -12,6 +12,7 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
 from recipes import command, distill
 from recipes.distill_end import save_with_card
+from xvlm2vec_st import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -65,5 +66,5 @@ def test_a_recipe_run_as_a_program_ends_so():
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none", "none/", "a/b/c"])
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name):
-    with pytest.raises(ValueError, match=f"^{name}: no such folder$"):
-        command.check_folder(name)
+    with pytest.raises(ValueError, match=f"^{name}: no such folder; a name on the Hub"):
+        checkpoint.check_folder(name)

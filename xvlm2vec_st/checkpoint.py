@@ -123,14 +123,27 @@ def check_adapter_choice(adapter: str | None, *, keep: bool, dtype: str | None) 
         )
 
 
+def check_folder(name: str | None) -> None:
+    """Refuse a model's name that can only be a folder's, where there is none: the Hub would be asked for it.
+
+    Raises:
+        ValueError: no such folder.
+
+    >>> check_folder("TIGER-Lab/VLM2Vec-LoRA")
+    """
+    if name is None or Path(name).is_dir():
+        return
+    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
+        raise ValueError(f"{name}: no such folder; a name on the Hub is OWNER/NAME")
+
+
 def base_and_adapter(base: str, adapter: str | None) -> tuple[str, str | None]:
     """Where `base` is itself an adapter: the base that it names, and it.
 
     Raises:
         ValueError: no such folder; two adapters, or an adapter that names no base.
     """
-    if not Path(base).exists() and (base.startswith((".", "/", "~")) or base.count("/") > 1):
-        raise ValueError(f"{base}: no such folder; a name on the Hub is OWNER/NAME")
+    check_folder(base)
     file = find_adapter_config_file(base)
     if file is None:
         return base, adapter
