@@ -66,7 +66,10 @@ class Encoded:
         for start in range(0, len(rows), batch_size):
             block = rows.select(range(start, min(start + batch_size, len(rows)))).to_list()
             items = list(items_of(block, languages))
-            with enough_memory(batch_size):
+            with enough_memory(
+                f"while held-out rows are scored, {batch_size} texts a batch; lower --batch-size "
+                "(and raise --accumulation), or pass --eval-rows 0"
+            ):
                 found = model.encode(
                     [item.given for item in items], batch_size=batch_size, show_progress_bar=False
                 )
@@ -141,14 +144,15 @@ def names_of(items: Sequence[Item], rows: int, languages: Sequence[str]) -> list
 
 
 @contextmanager
-def enough_memory(batch_size: int) -> Iterator[None]:
-    """Tell a device out of memory in words of this package."""
+def enough_memory(told: str) -> Iterator[None]:
+    """Tell a device out of memory in words of this package: where, and what to lower.
+
+    Raises:
+        ValueError: out of memory.
+    """
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU's allocator, which has no type
         if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
             raise
-        raise ValueError(
-            f"out of memory while held-out rows are scored, {batch_size} texts a batch; lower --batch-size "
-            f"(and raise --accumulation), or pass --eval-rows 0 ({str(error).splitlines()[0]})"
-        ) from error
+        raise ValueError(f"out of memory {told} ({str(error).splitlines()[0]})") from error

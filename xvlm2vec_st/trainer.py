@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from xvlm2vec_st.budget import TokenBudgetBatches
 from xvlm2vec_st.checkpoints import seal
-from xvlm2vec_st.evaluation import parallel_evaluator  # noqa: F401 - its old place
+from xvlm2vec_st.evaluation import enough_memory, parallel_evaluator  # noqa: F401 - its old place
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator
 from xvlm2vec_st.precision import warn_of_lost_updates
 from xvlm2vec_st.sharding import check_plugin, filled, hollow, shard_on_cpu
@@ -193,16 +193,12 @@ class DistillationTrainer(SentenceTransformerTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The host's; a device out of memory is told in words of this package."""
-        try:
+        with enough_memory(
+            f"in update {self.state.global_step + 1}, {self.args.train_batch_size} rows a batch; lower "
+            "--batch-size (and raise --accumulation), --tokens-per-batch or --image-size, or take "
+            "--gradient-checkpointing or --lora"
+        ):
             return super().training_step(*args, **kwargs)
-        except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU's allocator, which has no type
-            if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
-                raise
-            raise ValueError(
-                f"out of memory in update {self.state.global_step + 1}, {self.args.train_batch_size} rows a "
-                "batch; lower --batch-size (and raise --accumulation), --tokens-per-batch or --image-size, "
-                f"or take --gradient-checkpointing or --lora ({str(error).splitlines()[0]})"
-            ) from error
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The host's; a loss that is no number stops the run with its rows."""
