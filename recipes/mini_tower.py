@@ -46,7 +46,7 @@ def train_tower(
     tower, processor = model[0].model.vision_tower, model[0].processor.image_processor
     side = tower.config.image_size // tower.config.patch_size
     nothing = len(world.concepts)
-    head = nn.Linear(tower.config.hidden_size, nothing + 1)
+    head = nn.Linear(tower.config.hidden_size, nothing + 1).to(tower.device)
     named = [*tower.named_parameters(), *((f"embed.{name}", p) for name, p in head.named_parameters())]
     optimizer = Muon(named, *rates)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
@@ -62,7 +62,8 @@ def train_tower(
             pictures.append(crop(scene, world, scene.subject) if cut else draw(scene, world))
             whole = torch.full((side * side,), scene.subject)
             labels.append(whole if cut else patch_labels(scene, side, nothing))
-        pixels, target = processor(images=pictures, return_tensors="pt")["pixel_values"], torch.cat(labels)
+        pixels = processor(images=pictures, return_tensors="pt")["pixel_values"].to(tower.device)
+        target = torch.cat(labels).to(tower.device)
         logits = head(tower(pixels).last_hidden_state).flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, target)
         loss.backward()

@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# On the CPU everywhere: bounds are those of fp32 on a CPU, and CUDA does not survive a fork. The benchmarks
+# in recipes/ compare the routes on a GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import mteb  # noqa: E402, F401 - it seeds the global generators on import: better now than half-way
 import pytest  # noqa: E402
