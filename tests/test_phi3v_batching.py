@@ -195,7 +195,9 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers 5.23 renamed the method.
+            new = getattr(encoder, "activation_checkpointing_enable", None)
+            (new or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
             assert encoder.model.gradient_checkpointing
         encoder.zero_grad()
         encoder(**inputs).last_hidden_state[0, -1].square().sum().backward()
@@ -260,16 +262,19 @@ def test_generation_with_a_cache_is_generation_without() -> None:
     assert len(cached.logits) == 7
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
 @torch.no_grad()
-def test_cached_prefix_is_the_whole_row_or_an_error() -> None:
+def test_cached_prefix_is_the_whole_row_or_an_error(name: str) -> None:
     inputs = features("<|image_1|>\na black dog on the beach", [[picture("0_336x336.png")]])
     ids, types = inputs["input_ids"], inputs["mm_token_type_ids"]
     want = model()(**inputs).last_hidden_state[:, 760:]
     cache = DynamicCache(config=model().config)
     first = {"input_ids": ids[:, :760], "mm_token_type_ids": types[:, :760], "use_cache": True}
     first |= {key: inputs[key] for key in ("pixel_values", "image_sizes")}
-    model()(**first, past_key_values=cache)
-    got = model()(ids[:, 760:], past_key_values=cache, use_cache=True).last_hidden_state
+    model()(**first, **{name: cache})
+    got = model()(ids[:, 760:], **{name: cache}, use_cache=True).last_hidden_state
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"grows past original_max_position_embeddings \(1024\)"):
-        model()(ids[:, -1:].expand(1, 300), past_key_values=cache, use_cache=True)
+        model()(ids[:, -1:].expand(1, 300), **{name: cache}, use_cache=True)
+    with pytest.raises(ValueError, match="one of cache and past_key_values"):
+        model()(ids[:, -1:], cache=cache, past_key_values=cache)

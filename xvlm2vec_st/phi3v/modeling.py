@@ -5,6 +5,7 @@ parameters have the official checkpoint's names in either, and published adapter
 (`base_model.model.model.layers…`) fit either.
 """
 
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,10 @@ from xvlm2vec_st.phi3v.configuration import Phi3VConfig
 from xvlm2vec_st.phi3v.pretrained import Phi3VPreTrainedModel
 from xvlm2vec_st.phi3v.rope import RowRotaryEmbedding, positions_from_mask
 from xvlm2vec_st.phi3v.vision import ImageEmbedding, image_positions, place_images
+
+# transformers 5.24 renamed the argument and the output `past_key_values` to `cache`, and warns of the old
+# name (https://github.com/huggingface/transformers, deprecate_kwarg in models/phi3/modeling_phi3.py).
+CACHE = "cache" if "cache" in signature(Phi3Model.forward).parameters else "past_key_values"
 
 
 class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
@@ -47,12 +52,13 @@ class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """States after the final norm.
@@ -61,19 +67,23 @@ class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
             input_ids: [batch, seq], or `inputs_embeds` [batch, seq, hidden].
             attention_mask: [batch, seq] (1 is real), or 4-D with `position_ids`.
             position_ids: [batch, seq]; counted from a 2-D mask when absent.
-            past_key_values: keys and values of what came before.
+            cache: keys and values of the tokens before `input_ids`.
             inputs_embeds: instead of `input_ids`.
             pixel_values: [images, crops, 3, side, side] of all rows' images in order.
             image_sizes: [images, 2].
             mm_token_type_ids: [batch, seq], 1 where an image token stands; when absent,
                 `config.image_token_id` tells.
             mm_encoder_outputs: `{"image": get_image_features(…)}` instead of the pixels.
+            past_key_values: the name of `cache` before transformers 5.24.
             **kwargs: for `Phi3Model`.
 
         Raises:
             ValueError: images and image positions differ in number; a row crosses
-                `original_max_position_embeddings` after its first part was cached.
+                `original_max_position_embeddings` after its first part was cached; two caches.
         """
+        if cache is not None and past_key_values is not None:
+            raise ValueError("pass one of cache and past_key_values: they are two names of one argument")
+        cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         is_image = image_positions(input_ids, mm_token_type_ids, self.config.image_token_id)
@@ -88,15 +98,13 @@ class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
         inputs_embeds = place_images(inputs_embeds, is_image, tokens)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = positions_from_mask(attention_mask)[:, -inputs_embeds.shape[1] :]
-        if past_key_values is not None and isinstance(self.rotary_emb, RowRotaryEmbedding):
-            self.rotary_emb.refuse_crossing(
-                past_key_values.get_seq_length(), inputs_embeds.shape[1], position_ids
-            )
+        if cache is not None and isinstance(self.rotary_emb, RowRotaryEmbedding):
+            self.rotary_emb.refuse_crossing(cache.get_seq_length(), inputs_embeds.shape[1], position_ids)
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            **{CACHE: cache},
             **kwargs,
         )
 
@@ -190,31 +198,29 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The host's, starting afresh at the step where a row goes from short to long factors."""
+        """Drop the cache at the step where a row goes from short to long rotary factors."""
         original = self.config.original_max_position_embeddings
         if next_sequence_length is not None and input_ids.shape[1] > original:
             lengths = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             lengths = lengths.sum(-1)
             if ((lengths > original) & (lengths - next_sequence_length <= original)).any():
-                past_key_values = next_sequence_length = None
-                kwargs["is_first_iteration"] = True
+                next_sequence_length = None
+                kwargs |= {CACHE: None, "is_first_iteration": True}
         return super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             attention_mask=attention_mask,  # type: ignore[arg-type]
             **kwargs,
         )
