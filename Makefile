@@ -1,42 +1,64 @@
-# make demo: the whole story in about 10 minutes; make test: lint and tests. Each makes .venv first.
-# TORCH names what to install as PyTorch: TORCH=torch==2.13.0 where that is a CPU build, say.
-# TORCHVISION names the release that goes with it, 0.28 with 2.13; tests alone need it.
+# make demo: the whole story in about 10 minutes. make test: lint and tests. Each installs first.
+# VERSIONS=tested (default), lowest or newest says which versions, each in a virtual environment of its own:
+# constraints.txt, constraints-lowest.txt, or what pip finds. make lock writes both files anew.
 PYTHON ?= python3
-TORCH ?= torch
-BIN := .venv/bin
-TORCHVISION ?= $(shell $(BIN)/python -c 'import torch; \
-    print("torchvision==0.%d.*" % (int(torch.__version__.split(".")[1]) + 15))')
+VERSIONS ?= tested
 
 # Tests run in so many processes, of one thread each.
 JOBS ?= 2
 
+VENV_tested := .venv
+VENV_lowest := .venv-lowest
+VENV_newest := .venv-newest
+CONSTRAINTS_tested := constraints.txt
+CONSTRAINTS_lowest := constraints-lowest.txt
+VENV := $(VENV_$(VERSIONS))
+CONSTRAINTS := $(CONSTRAINTS_$(VERSIONS))
+ifeq ($(VENV),)
+$(error VERSIONS=$(VERSIONS): pass tested, lowest or newest)
+endif
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -q $(addprefix -c ,$(CONSTRAINTS))
+# torchvision's minor release goes with torch's: 0.28 with 2.13.
+TORCHVISION = $(shell $(BIN)/python -c 'import torch; \
+    print("torchvision==0.%d.*" % (int(torch.__version__.split(".")[1]) + 15))')
+
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint lock clean
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python -m recipes.demo $(DEMO)
 
-test: .venv/installed .venv/families/installed lint
+test: $(VENV)/installed $(VENV)/families/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-lint: .venv/installed
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# PyTorch first and alone: the other packages then take the build that is there.
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q "$(TORCH)"
-	$(BIN)/python -m pip install -q -e ".[dev]"
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e ".[dev]"
 	touch $@
 
-# Apart from .venv, where transformers would resize every picture with torchvision; and without what it
-# asks for, which could be another build of PyTorch.
-.venv/families/installed: .venv/installed
-	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/families "$(TORCHVISION)" num2words
+# In a folder of their own: beside the rest, transformers would resize every image with torchvision. Without
+# their dependencies, which could be another build of PyTorch.
+$(VENV)/families/installed: $(VENV)/installed
+	$(PIP_INSTALL) --no-deps --upgrade --target $(VENV)/families "$(TORCHVISION)" num2words
 	touch $@
+
+# The newest versions that pyproject.toml allows, with the release of torch that is tested; and the lowest.
+LOCK_TORCH ?= torch==2.13.0
+COMPILE := .venv-lock/bin/uv pip compile -q pyproject.toml --extra dev --extra video --python-version 3.11 \
+    --upgrade --no-annotate --no-emit-index-url --custom-compile-command "make lock"
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install -q --upgrade uv
+	echo "$(LOCK_TORCH)" > .venv-lock/torch.txt
+	$(COMPILE) --universal -c .venv-lock/torch.txt -o constraints.txt
+	$(COMPILE) --resolution lowest-direct -o constraints-lowest.txt
 
 clean:
-	rm -rf .venv xvlm2vec xvlm2vec.demo
+	rm -rf .venv .venv-lowest .venv-newest .venv-lock xvlm2vec xvlm2vec.demo

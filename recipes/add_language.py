@@ -31,6 +31,7 @@ from recipes.language_work import corpus_folder, keep_corpus, settle
 from recipes.report import score_table
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.checkpoint import check_folder
+from xvlm2vec_st.peft_version import check_peft
 from xvlm2vec_st.trainer import parallel_evaluator
 
 Scores = dict[str, dict[str, float]]
@@ -138,10 +139,13 @@ def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
 
     Raises:
         ValueError: no corpus, or two; a language both new and kept; OUT exists; an unfinished run of
-            another corpus; the model's folder is not there.
+            another corpus; the model's folder is not there; --lora with versions of transformers and
+            peft that do not work together.
     """
     if bool(args.corpus) == bool(args.mini):
         raise ValueError("pass --corpus SOURCE or --mini SCENES, one of them")
+    if args.lora:
+        check_peft("--lora")
     check_folder(args.model)
     if both := set(args.languages) & set(args.keep):
         raise ValueError(f"{', '.join(sorted(both))}: new and in --keep; a language is one or the other")

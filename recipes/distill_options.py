@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from recipes.command import codes
 from recipes.distill_config import config_words
 from xvlm2vec_st.checkpoint import check_folder
+from xvlm2vec_st.peft_version import check_peft
 
 FLAG = argparse.BooleanOptionalAction
 # What says how a run is started, not what it is.
@@ -177,8 +178,11 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     Raises:
         ValueError: a number below 1; an option without the one that it is for; --keep-adapter of a start
-            that is built for this run alone; a model's folder that is not there.
+            that is built for this run alone; a model's folder that is not there; --lora with versions of
+            transformers and peft that do not work together.
     """
+    if args.lora:
+        check_peft("--lora")
     for name in MODELS:
         check_folder(getattr(args, name))
     for name in COUNTS:

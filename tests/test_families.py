@@ -13,13 +13,13 @@ import tiny
 ROOT = Path(__file__).parents[1]
 # Qwen2.5-VL stands between the two others of its kind in all that touches us.
 FAMILIES = [family for family in tiny.VIDEO if family != "qwen2_5_vl" or os.environ.get("SLOW")]
-PACKAGES = ROOT / ".venv" / "families"  # the Makefile's
+PACKAGES = Path(sys.prefix) / "families"  # the Makefile's
 
 
 @pytest.mark.skipif(
     find_spec("torchvision") is not None, reason="torchvision is here: they ran by themselves"
 )
-@pytest.mark.skipif(not PACKAGES.is_dir(), reason="no .venv/families: `make .venv/families` makes it")
+@pytest.mark.skipif(not PACKAGES.is_dir(), reason=f"no {PACKAGES}: `make test` makes it")
 def test_every_case_that_needs_torchvision() -> None:
     files = [
         path

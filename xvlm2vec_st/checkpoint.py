@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from xvlm2vec_st.families import embedder_modules, pin_backend
+from xvlm2vec_st.peft_version import check_peft
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -108,14 +109,16 @@ def check_arguments(
 
 
 def check_adapter_choice(adapter: str | None, *, keep: bool, dtype: str | None) -> None:
-    """Refuse to keep an adapter that is not there or with another dtype, and one without peft.
+    """Refuse to keep an adapter that is not there or with another dtype, and one that peft cannot serve.
 
     Raises:
         ValueError: see `build`.
     """
     if keep and not adapter:
         raise ValueError("--keep-adapter without an adapter; pass --adapter PATH, or leave it out")
-    if adapter and not is_peft_available():
+    if keep:
+        check_peft("--keep-adapter")
+    elif adapter and not is_peft_available():
         raise ValueError(f"the adapter {adapter} needs peft; pip install peft")
     if keep and dtype:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from peft import LoraConfig
 
+from xvlm2vec_st.peft_version import check_peft
+
 # Regular expressions on module names, for `q_proj, v_proj` alone also hits vision towers.
 LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 TARGETS = {
@@ -43,11 +45,12 @@ def lora_config(
         vision: adapt the linear layers of the vision tower's blocks too.
 
     Raises:
-        ValueError: for a family without a preset.
+        ValueError: for a family without a preset; the installed transformers and peft do not work together.
 
     >>> lora_config("llava", rank=8).r
     8
     """
+    check_peft("lora_config")
     if family not in TARGETS:
         raise ValueError(
             f"no LoRA preset for {family!r}; there is one for {', '.join(TARGETS)}. "

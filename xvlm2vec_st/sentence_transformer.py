@@ -21,6 +21,7 @@ from transformers.utils import find_adapter_config_file
 from xvlm2vec_st.batches import batches_of, pictures_in
 from xvlm2vec_st.families import embedder_modules, pin_backend
 from xvlm2vec_st.lvlm import LVLM
+from xvlm2vec_st.peft_version import check_peft
 from xvlm2vec_st.templates import FILES
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
 
     Raises:
         ValueError: a raw checkpoint of a family without a template, or with weights that do not fit;
-            an adapter's folder.
+            an adapter's folder; a folder that keeps an adapter, and versions of transformers and peft
+            that do not work together.
 
     Example::
 
@@ -54,6 +56,9 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         self, model_name_or_path: str | None = None, *, template: str | Path | None = None, **kwargs: Any
     ) -> None:
         self.template = template
+        folder = Path(model_name_or_path or "")
+        if all((folder / name).is_file() for name in ("modules.json", "adapter_config.json")):
+            check_peft(f"{folder} keeps an adapter")
         super().__init__(model_name_or_path, **kwargs)
         if len(self) and type(self[0]) is Transformer:
             self[0].__class__ = LVLM  # no state of its own: the loaded module, another route
