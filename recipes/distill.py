@@ -43,7 +43,7 @@ from xvlm2vec_st import (
 from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
 from xvlm2vec_st.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.evaluation import parallel_evaluator
-from xvlm2vec_st.folders import remove
+from xvlm2vec_st.folders import NOTE, Destination, remove
 from xvlm2vec_st.streaming import ParallelStream
 from xvlm2vec_st.trainer import VISION
 
@@ -61,17 +61,26 @@ def main(argv: Sequence[str] | None = None) -> Path:
     arguments = training_arguments(args, place.work)
     # One run at a time: the first process holds OUT.
     with place.hold() if arguments.process_index == 0 else nullcontext():
-        run_in(place.work, args, arguments)
+        run_in(place, args, arguments)
     return args.out
 
 
-def run_in(work: Path, args: argparse.Namespace, arguments: SentenceTransformerTrainingArguments) -> None:
+def run_in(
+    place: Destination, args: argparse.Namespace, arguments: SentenceTransformerTrainingArguments
+) -> None:
     """The run, from its checks to its result, in OUT.partial."""
+    work = place.work
     options: dict[str, Any] = {}
     with arguments.main_process_first(local=False):
-        if arguments.process_index == 0:
+        ended = args.resume and place.ended is not None
+        if arguments.process_index == 0 and not ended:
             options = settings(args, arguments.world_size)
             check_folders(args, work, options)
+    if args.resume and not (work / NOTE).is_file():
+        # Killed when OUT was in place already: only the first process knows it by `ended`.
+        if ended:
+            print(f"saved: {args.out}; nothing was left to do")
+        return
 
     # 1. Corpus and models: what is wrong shows here, and leaves nothing.
     with nothing_left(work, arguments.process_index):
@@ -83,7 +92,7 @@ def run_in(work: Path, args: argparse.Namespace, arguments: SentenceTransformerT
     train(trainer, work, resume=args.resume)
 
     # 3. Save, then move into place in one step.
-    save(trainer, args, work, types)
+    save(trainer, args, place, types)
 
 
 def made(
@@ -154,11 +163,13 @@ def train(trainer: DistillationTrainer, work: Path, *, resume: bool) -> None:
         trainer.evaluate()
 
 
-def save(trainer: DistillationTrainer, args: argparse.Namespace, work: Path, types: set[torch.dtype]) -> None:
+def save(
+    trainer: DistillationTrainer, args: argparse.Namespace, place: Destination, types: set[torch.dtype]
+) -> None:
     """Save in OUT.partial, and move the folder into place in one step; a run killed here can be resumed."""
     whole = trainer.whole_model()
     if whole is not None:
-        place = destination(args)
+        work = place.work
         remove(place.draft)  # what a killed run left
         save_with_card(finished(whole, args, work, types), place.draft, args.student, codes([args.languages]))
         (place.draft / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")

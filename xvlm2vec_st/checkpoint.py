@@ -74,8 +74,7 @@ def build(
     settings |= {"dtype": dtype, "template": None if template is None else str(template)}
     with place.hold():
         local = [(name, path) for name, path in (("BASE", base), ("--adapter", adapter)) if is_folder(path)]
-        place.check(local)
-        if place.start(settings):
+        if place.begin(settings, local):
             return out
         try:
             build_in(place, **settings)

@@ -219,9 +219,9 @@ def _new_folder(out: Path, **settings: object) -> Iterator[Path]:
         raise ValueError(f"{out} exists; give a new folder")
     with place.hold():
         place.check()
-        if place.check_work():  # what a killed run left
+        if place.check_work():  # what a killed run left: writing anew takes seconds
             remove(place.work)
-        place.start(settings)
+        place.begin(settings)
         place.draft.mkdir()
         try:
             yield place.draft
@@ -246,7 +246,7 @@ def ensure_mini(languages: Sequence[str] = LANGUAGES) -> Path:
     with place.hold(wait=True):
         if not folder.is_dir():
             remove(place.work)  # what a killed run left; the name is of the content
-            place.start({})
+            place.begin({})
             place.finish(write_benchmark(place.work / "mini", languages))
     return folder
 

@@ -1,13 +1,16 @@
 """Paths, and moves of files in one step."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
 
 
 def expanded(path: str | Path) -> Path:
@@ -33,11 +36,44 @@ def inside(path: str | Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def is_mount(path: Path) -> bool:
-    """Whether a disk or a folder is mounted there; `os.path.ismount` misses bind mounts of one disk."""
+def fixed(path: Path) -> str | None:
+    """Why no folder can be moved to a path that is there; None where one can.
+
+    >>> fixed(Path("/proc")), fixed(Path("missing"))
+    ('is a mount point', None)
+    """
+    if not path.exists():
+        return None
+    # `os.path.ismount` misses bind mounts of one disk.
     mounts = Path("/proc/self/mountinfo")
     lines = mounts.read_text("utf-8", errors="replace").splitlines() if mounts.is_file() else []
-    return os.path.ismount(path) or str(path).replace(" ", "\\040") in (line.split()[4] for line in lines)
+    if os.path.ismount(path) or str(path).replace(" ", "\\040") in (line.split()[4] for line in lines):
+        return "is a mount point"
+    around = path.parent.stat()
+    mine = os.geteuid() if hasattr(os, "geteuid") else 0
+    if around.st_mode & stat.S_ISVTX and mine not in (0, around.st_uid, path.stat().st_uid):
+        return f"belongs to another user, in {path.parent}, where users delete only what is theirs"
+    if not os.access(path, os.W_OK):
+        return "cannot be written (no permission)"
+    return None
+
+
+def exchange(one: Path, two: Path) -> bool:
+    """Swap two paths in one step, which Python has no call for; False where the system has none.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # not Linux
+        return False
+    if renameat2(HERE, os.fsencode(one), HERE, os.fsencode(two), EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):  # this disk has no such step
+        return False
+    raise OSError(number, os.strerror(number), str(two))
 
 
 def remove(path: Path) -> None:
