@@ -115,14 +115,16 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
             locks.enter_context(place.hold(shared=bool(args.shard)))
             if args.shard:
                 locks.enter_context(FileDestination(place.work / f"shard-{shard[0] + 1}").hold())
-            check_folders(args, place)
+        check_folders(args, place)
         run_in(place, args, translator, shard)
     return args.out
 
 
 def destination(args: argparse.Namespace) -> FileDestination:
     """OUT and OUT.work."""
-    return FileDestination(args.out, overwrite=args.overwrite, suffix=".work")
+    # Without a translator, the work of a run with one may lie there.
+    keep = args.keep_work or args.translator == "none"
+    return FileDestination(args.out, overwrite=args.overwrite, suffix=".work", keep_work=keep)
 
 
 def run_in(
@@ -160,9 +162,6 @@ def run_in(
         if args.quality:
             merged = judge(merged, SentenceTransformer(args.quality), args.quality_min)
         write_results(merged, args, place, tally, translator.name if translator else "none")
-        # Without a translator, the work of a run with one may lie there.
-        others = any(work.glob("shard-*")) and not translator
-        place.drop(keep_work=args.keep_work or others)
 
 
 def check_folders(args: argparse.Namespace, place: FileDestination) -> None:

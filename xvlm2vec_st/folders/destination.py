@@ -79,19 +79,21 @@ class Destination:
             ValueError: another run holds it; the folder around it cannot be written.
         """
         new = [parent for parent in self.out.parents if not parent.exists()]
+        handle = None
         try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            handle = lock(self.out, wait=wait, shared=shared)
-        except OSError as error:
-            raise ValueError(
-                f"{self.named} cannot be written ({error.strerror}); choose another {self.option}"
-            ) from error
-        try:
+            try:
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                handle = lock(self.out, wait=wait, shared=shared)
+            except OSError as error:
+                raise ValueError(
+                    f"{self.named} cannot be written ({error.strerror}); choose another {self.option}"
+                ) from error
             if not shared:
                 self._recover()
             yield self
         finally:
-            unlock(handle, self.out)
+            if handle is not None:
+                unlock(handle, self.out)
             for parent in new:  # only the empty ones go
                 with contextlib.suppress(OSError):
                     parent.rmdir()
@@ -276,6 +278,8 @@ class Destination:
         """Complete the move of a run that was killed in it, or put back what it was about to replace."""
         moving = self.work / MOVING
         if self.work.is_symlink() or not moving.is_file():
+            with contextlib.suppress(OSError):  # not there, or not empty
+                self.work.rmdir()
             return
         moved = moving.read_text()
         if not os.path.lexists(self.out):

@@ -1,16 +1,21 @@
 """OUT as a file, with other files beside it: each appears in one step, and no file of the user's goes."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .destination import MOVING, Destination
 from .moves import identity, move_file, remove, whole_file
 
 
 class FileDestination(Destination):
-    """A `Destination` that is a file; its work folder stays until the caller removes it.
+    """A `Destination` that is a file.
+
+    Args:
+        keep_work: leave the work folder, but for what moves the files; an empty one goes.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -20,12 +25,15 @@ class FileDestination(Destination):
     ...     place.drafts.mkdir(parents=True)
     ...     _ = (place.drafts / "out.txt").write_text("whole")
     ...     place.finish_files([root / "out.txt"])
-    ...     place.drop()
     >>> [(path.name, path.read_text()) for path in root.iterdir()]
     [('out.txt', 'whole')]
     """
 
     kind = "file"
+
+    def __init__(self, out: str | Path, *, keep_work: bool = False, **options: Any) -> None:
+        super().__init__(out, **options)
+        self.keep_work = keep_work
 
     @property
     def drafts(self) -> Path:
@@ -47,7 +55,7 @@ class FileDestination(Destination):
                 raise ValueError(f"{name} exists; choose another {self.option}, or pass --overwrite")
 
     def finish_files(self, targets: Iterable[Path]) -> None:
-        """Move the drafts of `targets` into place, each in one step, if all of them can be.
+        """Move the drafts of `targets` into place, each in one step, if all of them can be; `out` is last.
 
         Raises:
             ValueError: a target appeared meanwhile; nothing is moved.
@@ -64,13 +72,17 @@ class FileDestination(Destination):
                 move_file(draft, target, replace=target in replaceable)
             except OSError as error:
                 raise ValueError(self.taken(target, draft, error.strerror)) from error
+        if self.out in targets:
+            self._end()
 
-    def drop(self, *, keep_work: bool = False) -> None:
-        """Drop the drafts, and the work folder where nothing else is in it or `keep_work` is false."""
-        remove(self.drafts)
-        (self.work / MOVING).unlink(missing_ok=True)
-        if not keep_work:
-            remove(self.work)
+    def _end(self) -> None:
+        """Drop the drafts, and the rest of the work if it is not to be kept."""
+        last = self.work / MOVING
+        others = [] if self.keep_work else [path for path in self.work.glob("*") if path != last]
+        for path in [self.drafts, *others, last]:
+            remove(path)
+        with contextlib.suppress(OSError):  # not empty
+            self.work.rmdir()
 
     def _written(self) -> dict[str, list[str]]:
         path = self.work / MOVING
@@ -88,9 +100,14 @@ class FileDestination(Destination):
 
     def _replaceable(self, target: Path) -> bool:
         """Whether `target` may go: --overwrite says so, or an earlier, unfinished run wrote it."""
-        if self.overwrite or not target.exists():
-            return self.overwrite
-        return identity(target) in self._written().get(target.name, ())
+        return self.overwrite or self._ours(target)
+
+    def _ours(self, target: Path) -> bool:
+        return target.exists() and identity(target) in self._written().get(target.name, ())
 
     def _recover(self) -> None:
-        """Nothing: each file is moved in one step, and the notes say which are ours."""
+        """Drop the work of a run that was killed when all files were in place."""
+        if self._ours(self.out):
+            self._end()
+        with contextlib.suppress(OSError):  # not there, or not empty
+            self.work.rmdir()
