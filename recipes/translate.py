@@ -108,6 +108,7 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
     """Translate as the command line says; returns OUT. `translator`: instead of --translator's."""
     args = parse_args(argv)
     place = destination(args)
+    args.out = place.out  # not through a link: images are named relative to the real folder
     shard = check_options(args, place.work)
     with ExitStack() as locks:
         if PartialState().is_main_process:
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
                 locks.enter_context(FileDestination(place.work / f"shard-{shard[0] + 1}").hold())
         check_folders(args, place)
         run_in(place, args, translator, shard)
-    return args.out
+    return place.named
 
 
 def destination(args: argparse.Namespace) -> FileDestination:
@@ -316,7 +317,7 @@ def write_results(
     if not kept:
         raise ValueError(f"no translation was kept; {reports[0]} tells why")
     print(
-        f"{out}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
+        f"{place.named}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
         f"{out.with_suffix('.report.html')}"
     )
 

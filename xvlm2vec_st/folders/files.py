@@ -72,7 +72,7 @@ class FileDestination(Destination):
                 move_file(draft, target, replace=target in replaceable)
             except OSError as error:
                 raise ValueError(self.taken(target, draft, error.strerror)) from error
-        if self.out in targets:
+        if self.out in map(Path.absolute, targets):
             self._end()
 
     def _end(self) -> None:
