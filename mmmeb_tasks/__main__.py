@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmmeb_tasks.check import check
 from mmmeb_tasks.data import mmmeb_data
+from mmmeb_tasks.folders import expanded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="compare a data folder with the published benchmark")
-    checker.add_argument("folder", type=Path)
+    checker.add_argument("folder", type=expanded)
     checker.add_argument("--no-pictures", action="store_true", help="do not open the pictures")
     commands.add_parser("data", help="download and unpack the benchmark")
     statistics = commands.add_parser("statistics", help="write mteb's statistics of tasks into the package")

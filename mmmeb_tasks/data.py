@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from mmmeb_tasks.files import DataError
+from mmmeb_tasks.folders import Destination, expanded
 from mmmeb_tasks.published import HUB_DATASET, files
 
 ARCHIVE = "images.zip"
@@ -24,7 +25,7 @@ CHUNK = 1 << 20
 
 def cache_folder() -> Path:
     """`MMMEB_CACHE`, else `~/.cache/mmmeb`."""
-    return Path(os.environ.get("MMMEB_CACHE", Path.home() / ".cache" / "mmmeb"))
+    return expanded(os.environ.get("MMMEB_CACHE") or "~/.cache/mmmeb")
 
 
 def mmmeb_data() -> Path:
@@ -35,7 +36,7 @@ def mmmeb_data() -> Path:
             pictures; an archive that is broken or would write outside its folder.
     """
     if named := os.environ.get("MMMEB_DATA"):
-        root = Path(named)
+        root = expanded(named)
         if not [*root.glob("datasets/*.jsonl")]:
             raise DataError(f"MMMEB_DATA is {root}, which has no datasets/*.jsonl; {_both_ways()}")
         # A copy of the Hub's files by hand: the pictures are still packed.
@@ -79,7 +80,7 @@ def unpacked(source: Path, *, revision: str) -> Path:
     """The folder of the published layout made of a folder with datasets/ and images.zip.
 
     Each picture appears whole or not at all, its checksum compared; the folder appears when all
-    are there. A run that was broken off is continued.
+    are there. A run that was broken off is continued; a second process waits for the first.
 
     Raises:
         DataError: no archive, a broken one, one that leaves its folder; no space left.
@@ -91,7 +92,20 @@ def unpacked(source: Path, *, revision: str) -> Path:
     if missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise DataError(f"{source} is not complete: no {missing[0]}{more}; {_both_ways()}")
-    partial = folder.with_name(folder.name + ".partial")
+    place = Destination(folder, option="MMMEB_CACHE")
+    with place.hold(wait=True):
+        if not folder.is_dir():
+            _unpack_into(place.work, source)
+            place.finish(place.work)
+    return folder
+
+
+def _unpack_into(partial: Path, source: Path) -> None:
+    """Pictures and rows of `source`.
+
+    Raises:
+        DataError: as `unpacked`.
+    """
     try:
         partial.mkdir(parents=True, exist_ok=True)
         unzip(source / ARCHIVE, partial)
@@ -104,8 +118,6 @@ def unpacked(source: Path, *, revision: str) -> Path:
             f"no space left for the pictures in {partial} ({free:.1f} GB free); make room, or set "
             "MMMEB_CACHE to another disk, and run again: it goes on where it stopped"
         ) from error
-    partial.rename(folder)
-    return folder
 
 
 def unzip(archive: Path, folder: Path) -> None:
@@ -153,12 +165,16 @@ def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
 
 def _link(source: Path, target: Path) -> None:
     """The rows stay where the Hub's cache has them; a copy where the system has no links."""
+    if target.is_symlink() and not target.exists():
+        target.unlink()  # of a killed run, whose source is gone
     if target.exists():
         return
     try:
         target.symlink_to(source.resolve(), target_is_directory=True)
     except OSError:
-        shutil.copytree(source, target)
+        part = target.with_name(target.name + ".part")
+        shutil.copytree(source, part, dirs_exist_ok=True)
+        part.rename(target)
 
 
 def _fingerprint(archive: Path) -> str:

@@ -12,6 +12,7 @@ The corpus stays as OUT.corpus/parallel.jsonl: the next language takes it, with 
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +28,15 @@ from recipes import distill, translate
 from recipes.command import codes, run
 from recipes.corpus.held_out import hold_out
 from recipes.corpus.translators import DTYPES, MADLAD, Translator
-from recipes.language_work import corpus_folder, keep_corpus, settle
+from recipes.language_work import PARTS, corpus_folder, keep_corpus, settle
 from recipes.report import score_table
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.checkpoint import check_folder
+from xvlm2vec_st.folders import Destination, expanded, remove, whole_file
 from xvlm2vec_st.peft_version import check_peft
 from xvlm2vec_st.trainer import parallel_evaluator
 
+CORPUS = "parallel.jsonl"
 Scores = dict[str, dict[str, float]]
 # The paper's training, for models of billions of parameters; and what suits the mini world's.
 LARGE = {"steps": -1, "batch-size": 8, "learning-rate": 1e-5, "muon": 0.0}
@@ -45,16 +48,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="the embedder: folder or Hub id")
+    parser.add_argument("model", type=os.path.expanduser, help="the embedder: folder or Hub id")
     parser.add_argument("languages", nargs="+", help="the new ones, as in pt zh")
-    parser.add_argument("--out", type=Path, help="default: the model's name and the new languages")
+    parser.add_argument("--out", type=expanded, help="default: the model's name and the new languages")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace OUT in the end; drop another corpus in OUT.work"
     )
     add = parser.add_argument_group("corpus").add_argument
     add("--corpus", nargs="+", metavar="SOURCE", help="English rows, as recipes.translate takes them")
     add("--mini", type=int, metavar="SCENES", help="instead: the mini world, two rows a scene")
-    add("--images", type=Path, help="the folder of the pictures; default: the source's own")
+    add("--images", type=expanded, help="the folder of the pictures; default: the source's own")
     add("--keep", nargs="*", default=[], metavar="LANGUAGE", help="what the model has learned before")
     add(
         "--rehearsal", type=float, default=0.7, help="the share of rows in which a kept language is rehearsed"
@@ -84,9 +87,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
     """Add the languages; returns the finished folder. `translator`: instead of --translator's."""
     args = parse_args(argv)
-    out, work = check_arguments(args)
-    codes = [*args.languages, *args.keep]
-    work.mkdir(parents=True, exist_ok=True)
+    check_options(args)
+    place = destination(args)
+    with place.hold():
+        if place.ended is None:
+            check_folders(args, place)
+            if place.waiting():
+                place.finish(place.final)
+            else:
+                print(run_in(place, args, translator))
+    corpus = f"; its corpus: {corpus_folder(place.named) / CORPUS}" if args.corpus else ""
+    print(f"Done: {place.named}, its report in {place.named}/report{corpus}")
+    return place.named
+
+
+def run_in(place: Destination, args: argparse.Namespace, translator: Translator | None) -> str:
+    """The five steps, in the work folder; returns the scores as tables."""
+    work, codes = place.work, [*args.languages, *args.keep]
 
     print(f"1/5  A parallel corpus in {', '.join(codes)}")
     corpus = parallel_corpus(args, codes, work, translator)
@@ -124,23 +141,16 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
     (report / "languages.md").write_text(table, "utf-8")
     for file in corpus.parent.glob(f"{corpus.stem}.report.*"):
         shutil.copy(file, report / file.name.replace(corpus.stem, "corpus"))
-    if out.exists():
-        shutil.rmtree(out)
-    built.rename(out)
-    place = f"; its corpus: {keep_corpus(corpus, corpus_folder(out))}" if args.corpus else ""
-    shutil.rmtree(work)
-    print(table)
-    print(f"Done: {out}, its report in {out}/report{place}")
-    return out
+    place.finish(built)
+    return table
 
 
-def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
-    """(OUT, OUT.work); drops what a run with other arguments left there: see `settle`.
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what cannot be done.
 
     Raises:
-        ValueError: no corpus, or two; a language both new and kept; OUT exists; an unfinished run of
-            another corpus; the model's folder is not there; --lora with versions of transformers and
-            peft that do not work together.
+        ValueError: no corpus, or two; a language both new and kept; the model's folder is missing; --lora
+            with versions of transformers and peft that do not work together.
     """
     if bool(args.corpus) == bool(args.mini):
         raise ValueError("pass --corpus SOURCE or --mini SCENES, one of them")
@@ -151,27 +161,55 @@ def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
         raise ValueError(f"{', '.join(sorted(both))}: new and in --keep; a language is one or the other")
     if not 0 < args.rehearsal <= 1:
         raise ValueError(f"--rehearsal {args.rehearsal}: a share above 0, at most 1")
+
+
+def destination(args: argparse.Namespace) -> Destination:
+    """OUT and OUT.work; with OUT, its corpus goes into place."""
     out = args.out or Path("-".join([Path(args.model).name, *args.languages]))
-    work = out.with_name(out.name + ".work")
-    for place in (out, corpus_folder(out)):
-        if place.exists() and any(place.iterdir()) and not args.overwrite:
-            raise ValueError(f"{place} exists and is not empty; choose another --out, or pass --overwrite")
-    settle(work, args)
-    return out, work
+    place = Destination(out, overwrite=args.overwrite, suffix=".work")
+    if args.corpus:
+        kept = place.work / CORPUS, corpus_folder(place.out)
+        place.after = lambda: keep_corpus(*kept, replace=args.overwrite)
+    return place
+
+
+def check_folders(args: argparse.Namespace, place: Destination) -> None:
+    """Refuse an OUT that cannot be filled; drop what a run with other arguments left: see `settle`.
+
+    Raises:
+        ValueError: OUT or OUT.corpus is not empty; an unfinished run of another corpus, or of something
+            else, lies in OUT.work.
+    """
+    place.check([("MODEL", args.model if Path(args.model).is_dir() else None)])
+    if args.corpus:
+        Destination(corpus_folder(place.named), overwrite=args.overwrite).check()
+    place.check_work(*PARTS)
+    settle(place.work, args)
+
+
+def check_arguments(args: argparse.Namespace) -> tuple[Path, Path]:
+    """(OUT, OUT.work), checked.
+
+    Raises:
+        ValueError: as `check_options` and `check_folders`.
+    """
+    check_options(args)
+    place = destination(args)
+    check_folders(args, place)
+    return place.named, place.work
 
 
 def parallel_corpus(
     args: argparse.Namespace, codes: Sequence[str], work: Path, translator: Translator | None
 ) -> Path:
     """The corpus in all languages, translated and checked by `recipes.translate`."""
-    out = work / "parallel.jsonl"
+    out = work / CORPUS
     if out.is_file():
         return out
     sources, name = args.corpus, args.translator or (MADLAD if args.corpus else "cldr")
     if args.mini:
         if not (work / "english").is_dir():
-            write_corpus(work / "english.part", ["en"], scenes=args.mini, seed=args.seed + 1)
-            (work / "english.part").rename(work / "english")
+            write_corpus(work / "english", ["en"], scenes=args.mini, seed=args.seed + 1)
         sources = [str(work / "english" / "parallel.jsonl")]
     words = ["--corpus", *sources, "--to", *codes, "--out", str(out), "--translator", name]
     words += ["--dtype", args.dtype, *(["--images", str(args.images)] if args.images else [])]
@@ -191,6 +229,7 @@ def benchmarks(args: argparse.Namespace, work: Path) -> dict[str, Path]:
         own = code not in known
         folder = work / ("mini-" + (code if own else "known"))
         if not folder.is_dir():
+            remove(work / "mini.part")  # what a killed run left
             write_benchmark(work / "mini.part", [code] if own else known, queries=args.queries)
             if own:
                 for file in (work / "mini.part" / "datasets").glob(f"mini_{code}_*"):
@@ -227,7 +266,8 @@ def scored(
             ).popitem()[1]
             for code, folder in data.items()
         }
-    note.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
+    with whole_file(note) as part:
+        part.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
     return scores
 
 

@@ -11,7 +11,6 @@ then OUT appears whole, with its report in OUT/report.
 import argparse
 import json
 import platform
-import shutil
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -27,7 +26,10 @@ from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from recipes import distill
 from recipes.command import run
 from recipes.report import contact_sheet, languages_chart, score_table
+from xvlm2vec_st.folders import Destination, expanded
 
+# What the steps write in OUT.demo.
+STEPS = ("data*", "corpus*", "model*")
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "mteb", "datasets", "accelerate", "pillow")
 
 
@@ -36,7 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("xvlm2vec"))
+    parser.add_argument("--out", type=expanded, default=Path("xvlm2vec"))
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--scenes", type=int, default=6000, help="training scenes, two corpus rows each")
     parser.add_argument("--steps", type=int, default=450, help="weight updates")
@@ -53,13 +55,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Run the demo; returns the finished folder."""
     args = parse_args(argv)
-    work = args.out.with_name(args.out.name + ".demo")
-    if args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
-        raise ValueError(f"{args.out} exists and is not empty; choose another --out, or pass --overwrite")
-    if work.exists():  # what an earlier run left when it was stopped: a demo starts anew
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
-    clock = Clock()
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
+    place = Destination(args.out, overwrite=args.overwrite, suffix=".demo", command="recipes.demo")
+    with place.hold():
+        # A demo that was stopped starts anew, but for its last step.
+        if place.begin(settings, early=STEPS):
+            print(f"Done: {args.out}")
+        else:
+            run_in(place, args)
+    return args.out
+
+
+def run_in(place: Destination, args: argparse.Namespace) -> None:
+    """The six steps, in the work folder."""
+    work, clock = place.work, Clock()
     others = [language for language in LANGUAGES if language != "en"]
 
     print("1/6  The mini world: scenes of emoji, named in five languages, and an English-only embedder")
@@ -92,16 +101,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     scores = {"teacher": before, "student": after, "seconds": clock.seconds, "versions": versions}
     (report / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
 
-    if args.out.exists():
-        shutil.rmtree(args.out)
-    built.rename(args.out)
-    shutil.rmtree(work)
+    place.finish(built)
     minutes = sum(clock.seconds.values()) / 60
     print(f"6/6  Done in {minutes:.1f} minutes; look at {args.out}/report/contact.html. Use the model:\n")
     print("    from sentence_transformers import SentenceTransformer")
     print(f'    model = SentenceTransformer("{args.out}")')
     print('    model.encode(["mela rossa", {"image": picture}, {"image": picture, "text": "Was ist das?"}])')
-    return args.out
 
 
 def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], out: Path) -> list[str]:

@@ -17,6 +17,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from recipes import distill_options
 from recipes.command import codes, run
 from recipes.distill_end import save_with_card, scores
 from recipes.distill_options import settings, training_arguments
-from recipes.distill_start import begin, check_folders, nothing_left, start_of
+from recipes.distill_start import begin, check_folders, destination, nothing_left, start_of
 from recipes.muon import Muon
 from xvlm2vec_st import (
     DistillationTrainer,
@@ -42,6 +43,7 @@ from xvlm2vec_st import (
 from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
 from xvlm2vec_st.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.evaluation import parallel_evaluator
+from xvlm2vec_st.folders import NOTE, Destination, remove
 from xvlm2vec_st.streaming import ParallelStream
 from xvlm2vec_st.trainer import VISION
 
@@ -55,26 +57,42 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Train as the command line says; returns the finished folder."""
     args = parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    work = args.out.with_name(args.out.name + ".partial")
-    arguments = training_arguments(args, work)
-    told: dict[str, Any] = {}
+    place = destination(args)
+    arguments = training_arguments(args, place.work)
+    # One run at a time: the first process holds OUT.
+    with place.hold() if arguments.process_index == 0 else nullcontext():
+        run_in(place, args, arguments)
+    return args.out
+
+
+def run_in(
+    place: Destination, args: argparse.Namespace, arguments: SentenceTransformerTrainingArguments
+) -> None:
+    """The run, from its checks to its result, in OUT.partial."""
+    work = place.work
+    options: dict[str, Any] = {}
     with arguments.main_process_first(local=False):
-        if arguments.process_index == 0:
-            told = settings(args, arguments.world_size)
-            check_folders(args, work, told)
+        ended = args.resume and place.ended is not None
+        if arguments.process_index == 0 and not ended:
+            options = settings(args, arguments.world_size)
+            check_folders(args, work, options)
+    if args.resume and not (work / NOTE).is_file():
+        # Killed when OUT was in place already: only the first process knows it by `ended`.
+        if ended:
+            print(f"saved: {args.out}; nothing was left to do")
+        return
 
     # 1. Corpus and models: what is wrong shows here, and leaves nothing.
     with nothing_left(work, arguments.process_index):
         trainer, types = made(args, work, arguments)
         if arguments.process_index == 0:
-            begin(work, told)
+            begin(work, options)
 
     # 2. Train, in OUT.partial.
     train(trainer, work, resume=args.resume)
 
     # 3. Save, then move into place in one step.
-    save(trainer, args, work, types)
-    return args.out
+    save(trainer, args, place, types)
 
 
 def made(
@@ -145,20 +163,19 @@ def train(trainer: DistillationTrainer, work: Path, *, resume: bool) -> None:
         trainer.evaluate()
 
 
-def save(trainer: DistillationTrainer, args: argparse.Namespace, work: Path, types: set[torch.dtype]) -> None:
+def save(
+    trainer: DistillationTrainer, args: argparse.Namespace, place: Destination, types: set[torch.dtype]
+) -> None:
     """Save in OUT.partial, and move the folder into place in one step; a run killed here can be resumed."""
     whole = trainer.whole_model()
     if whole is not None:
-        final = work / "final"
-        shutil.rmtree(final, ignore_errors=True)  # what a killed run left
-        save_with_card(finished(whole, args, work, types), final, args.student, codes([args.languages]))
-        (final / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
-        if (work / "runs").is_dir():  # TensorBoard's, in the host's place; a resumed run adds to them
-            shutil.copytree(work / "runs", final / "runs")
-        if args.out.exists():
-            shutil.rmtree(args.out)
-        final.rename(args.out)
-        shutil.rmtree(work)
+        work = place.work
+        remove(place.draft)  # what a killed run left
+        save_with_card(finished(whole, args, work, types), place.draft, args.student, codes([args.languages]))
+        (place.draft / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
+        if (work / "runs").is_dir():  # TensorBoard's, where transformers writes; a resumed run adds to them
+            shutil.copytree(work / "runs", place.draft / "runs")
+        place.finish(place.draft)
         print(f"saved: {args.out}{scores(trainer, codes([args.languages]))}")
     trainer.accelerator.wait_for_everyone()
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from recipes.command import codes
 from recipes.distill_config import config_words
 from xvlm2vec_st.checkpoint import check_folder
+from xvlm2vec_st.folders import expanded
 from xvlm2vec_st.peft_version import check_peft
 
 FLAG = argparse.BooleanOptionalAction
@@ -39,7 +41,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--config", type=Path, help="a YAML file of options, which the command line overrides"
+        "--config", type=expanded, help="a YAML file of options, which the command line overrides"
     )
     models(parser.add_argument_group("models").add_argument)
     corpus(parser.add_argument_group("corpus").add_argument)
@@ -51,18 +53,24 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 def models(add: Any) -> None:
     """What learns from what."""
-    add("--student", required=True, help="the English embedder to start from: folder or Hub id, raw or built")
-    add("--adapter", help="LoRA or DoRA to merge into the student first: folder or Hub id")
+    folder = {"type": os.path.expanduser}
+    add(
+        "--student",
+        required=True,
+        **folder,
+        help="the English embedder to start from: folder or Hub id, raw or built",
+    )
+    add("--adapter", **folder, help="LoRA or DoRA to merge into the student first: folder or Hub id")
     add("--num-crops", type=int, help="phi3_v: tiles a picture at most, beside the whole")
-    add("--teacher", help="where targets come from; default: the student's start, as in the paper")
+    add("--teacher", **folder, help="where targets come from; default: the student's start, as in the paper")
     add(
         "--projection",
         action=FLAG,
         default=False,
         help="a teacher of another width or pooling: learn a layer to its space",
     )
-    add("--cache", type=Path, help="a folder that keeps the teacher's targets, for later epochs and runs")
-    add("--out", type=Path, required=True, help="the new folder")
+    add("--cache", type=expanded, help="a folder that keeps the teacher's targets, for later epochs and runs")
+    add("--out", type=expanded, required=True, help="the new folder")
     add("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
     add("--resume", action="store_true", help="go on with the unfinished run in OUT.partial")
 
@@ -70,11 +78,17 @@ def models(add: Any) -> None:
 def corpus(add: Any) -> None:
     """What is learnt from."""
     add(
-        "--corpus", type=Path, nargs="+", required=True, help="JSON lines: id, image, en, a column a language"
+        "--corpus",
+        type=expanded,
+        nargs="+",
+        required=True,
+        help="JSON lines: id, image, en, a column a language",
     )
     add("--languages", nargs="+", required=True, metavar="LANGUAGE", help="as in it,es,fr,de, or it es fr de")
     add(
-        "--images", type=Path, help="folder, zip, tar or parquet of the pictures; default: the corpus' folder"
+        "--images",
+        type=expanded,
+        help="folder, zip, tar or parquet of the images; default: the corpus' folder",
     )
     add("--image-size", type=int, help="pixels of both sides in training; default: pictures as they are")
     add(
@@ -84,7 +98,7 @@ def corpus(add: Any) -> None:
         help="read the corpus as it goes: larger than memory; needs --steps or --epochs",
     )
     add("--eval-rows", type=int, default=200, help="rows held out for the evaluation; 0: none")
-    add("--eval-corpus", type=Path, help="a file of held-out rows, instead of --eval-rows")
+    add("--eval-corpus", type=expanded, help="a file of held-out rows, instead of --eval-rows")
 
 
 def method(add: Any) -> None:
@@ -164,7 +178,7 @@ def parse(argv: Sequence[str] | None, words: Sequence[str], description: str | N
     given = list(words if argv is None else argv)
     parser = parser_of(description)
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    known.add_argument("--config", type=Path)
+    known.add_argument("--config", type=expanded)
     config = known.parse_known_args(given)[0].config
     args = parser.parse_args([*(config_words(config, parser) if config else []), *given])
     args.languages = ",".join(codes(args.languages))

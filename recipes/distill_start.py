@@ -1,42 +1,55 @@
 """How `recipes.distill` begins: what it refuses, what it goes on with, and where the student starts."""
 
 import argparse
-import json
 import logging
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformerTrainingArguments
 
-from recipes.distill_options import MAY_CHANGE
+from recipes.distill_options import MAY_CHANGE, MODELS, dashed
 from xvlm2vec_st import build
+from xvlm2vec_st.folders import DRAFT, NOTE, Destination, remove, write_note
 
 logger = logging.getLogger(__name__)
 
-# Says of OUT.partial which run it is; a folder without it is none, whatever a kill left there.
-NOTE = "arguments.json"
-DRAFT = f"{NOTE}.partial"
+# What a run writes in OUT.partial before its note says which run it is.
+EARLY = ("start", "start.*", ".start.*", DRAFT)
 
 
-def check_folders(args: argparse.Namespace, work: Path, told: dict[str, Any]) -> None:
+def destination(args: argparse.Namespace) -> Destination:
+    """OUT and OUT.partial."""
+    return Destination(args.out, overwrite=args.overwrite, again="pass --resume")
+
+
+def inputs(args: argparse.Namespace) -> list[tuple[str, str | Path | None]]:
+    """(option, path) of what a run reads or keeps; none of it may lie in what the run replaces."""
+    models = [(dashed(name), getattr(args, name)) for name in MODELS]
+    files = [(dashed(name), getattr(args, name)) for name in ("cache", "images", "eval_corpus")]
+    local = [(option, name) for option, name in models if name and Path(name).is_dir()]
+    return [*local, *files, *(("--corpus", path) for path in args.corpus)]
+
+
+def check_folders(args: argparse.Namespace, work: Path, settings: dict[str, Any]) -> None:
     """Refuse to overwrite what is finished or unfinished, and clear it where that is asked for.
 
     Raises:
-        ValueError: OUT is not empty; an unfinished run lies there; nothing, or another run, to resume.
+        ValueError: OUT cannot be filled; an unfinished run, or what no run wrote, lies in OUT.partial;
+            nothing, or another run, to resume.
     """
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())) and not args.overwrite:
-        raise ValueError(f"{args.out} exists and is not empty; choose another --out, or pass --overwrite")
-    if args.resume:
-        check_same_run(work, told)
-    elif work.exists():
-        if not (args.overwrite or all(before_the_note(path.name) for path in work.iterdir())):
+    place = destination(args)
+    place.check(inputs(args))
+    if place.check_work(*EARLY) and not args.resume:
+        if not (args.overwrite or place.note() is None):
             raise ValueError(
                 f"{work} holds an unfinished run; pass --resume to go on, --overwrite to drop it"
             )
-        shutil.rmtree(work)
+        remove(work)
+    if args.resume:
+        check_same_run(work, place.note(), settings)
 
 
 def before_the_note(name: str) -> bool:
@@ -45,45 +58,45 @@ def before_the_note(name: str) -> bool:
     >>> [before_the_note(name) for name in ("start", ".start.7.partial", "checkpoint-5", NOTE)]
     [True, True, False, False]
     """
-    return name in ("start", DRAFT) or name.startswith(".start.")
+    return any(fnmatch(name, pattern) for pattern in EARLY)
 
 
-def check_same_run(work: Path, told: dict[str, Any]) -> None:
-    """Refuse to go on with another run; texts that were edited in their rows are told.
+def check_same_run(work: Path, before: dict[str, Any] | None, settings: dict[str, Any]) -> None:
+    """Refuse to go on with another run; a warning says that texts were edited in their rows.
 
     Raises:
         ValueError: no run is there, or one of other options or another number of rows.
     """
-    if not (work / NOTE).is_file():
+    if before is None:
         raise ValueError(f"{work}: no unfinished run to resume; leave --resume out")
-    before = json.loads((work / NOTE).read_text())
-    if changed := [key for key in told if key not in MAY_CHANGE and told[key] != before.get(key)]:
-        listed = ", ".join(f"{key} {before.get(key)!r} -> {told[key]!r}" for key in changed)
+    if changed := [key for key in settings if key not in MAY_CHANGE and settings[key] != before.get(key)]:
+        listed = ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed)
         raise ValueError(
             f"{work} was started with other arguments ({listed}); resume with the same, or start anew: "
             "--overwrite in the place of --resume"
         )
-    if told["corpus_digests"] != before.get("corpus_digests"):
+    if settings["corpus_digests"] != before.get("corpus_digests"):
         logger.warning(
             "the corpus was edited since this run began: as many rows, other texts; it goes on with these"
         )
 
 
-def begin(work: Path, told: dict[str, Any]) -> None:
+def begin(work: Path, settings: dict[str, Any]) -> None:
     """Say which run OUT.partial is, in one step."""
-    work.mkdir(parents=True, exist_ok=True)
-    (work / DRAFT).write_text(json.dumps(told, indent=2) + "\n")
-    (work / DRAFT).rename(work / NOTE)
+    write_note(work, settings)
 
 
 @contextmanager
 def nothing_left(work: Path, process: int) -> Iterator[None]:
-    """Drop what a run has written that ends before it is one."""
+    """Drop what a run has written that ends before it has begun."""
     try:
         yield
     except BaseException:
-        if process == 0 and not (work / NOTE).is_file():
-            shutil.rmtree(work, ignore_errors=True)
+        if process == 0 and work.is_dir() and not (work / NOTE).is_file():
+            for path in filter(lambda path: before_the_note(path.name), list(work.iterdir())):
+                remove(path)
+            with suppress(OSError):  # not empty: it holds what the run did not write
+                work.rmdir()
         raise
 
 

@@ -12,8 +12,9 @@ languages.png, queries.html. What is done is kept in OUT; the same command goes 
 import argparse
 import csv
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,8 +32,11 @@ from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, lost_modalities, re
 from recipes import command
 from recipes.comparison import Cell, difference, interval, markdown, scores_chart
 from recipes.queries_page import queries_page
+from xvlm2vec_st.folders import Destination, expanded, whole_file
 
 TOP = 10  # mteb keeps so many candidates a query
+# What the report is, beside `predictions` and `results`.
+FILES = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "languages.png", "queries.html", "pictures")
 
 
 @dataclass
@@ -55,7 +59,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", help="folders, or names that mteb knows")
+    parser.add_argument("models", nargs="+", type=os.path.expanduser, help="folders, or names of mteb")
     what = parser.add_argument_group("what is scored")
     what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")
     what.add_argument(
@@ -63,7 +67,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     what.add_argument("--styles", default="plain", help=f"how texts end, of {','.join(STYLES)}")
     how = parser.add_argument_group("how")
-    how.add_argument("--out", type=Path, default=Path("report"))
+    how.add_argument("--out", type=expanded, default=Path("report"), help="the report's folder")
     how.add_argument("--batch-size", type=int, default=32, help="rows a forward pass; lower: less memory")
     how.add_argument("--device", help="cpu, cuda, ...; default: what is there")
     how.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over queries")
@@ -94,7 +98,33 @@ def main(argv: Sequence[str] | None = None) -> Path:
     metas = {name: meta_of(name) for name in args.models}
     for name, meta in metas.items():
         refuse_half(name, meta, tasks, styles, args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_out(args.out)
+    # The lock lies in OUT, which may be a mount point: a report is filled, not moved into place.
+    with Destination(args.out / "evaluate").hold():
+        evaluated(args, metas, tasks, styles)
+    return args.out
+
+
+def check_out(out: Path) -> None:
+    """Refuse an OUT that is no folder, or that has files which the report would replace.
+
+    Raises:
+        ValueError: the first of them.
+    """
+    Destination(out).check_kind()
+    if not any(out.glob("predictions/*__*/*_predictions.json")):  # an earlier report is gone on with
+        for name in FILES:
+            if os.path.lexists(out / name):
+                raise ValueError(f"{out / name} exists, and no earlier report wrote it; choose another --out")
+
+
+def evaluated(
+    args: argparse.Namespace,
+    metas: Mapping[str, ModelMeta],
+    tasks: Sequence[MMMEBRetrieval],
+    styles: Sequence[Style],
+) -> None:
+    """Score all models on all tasks, and write the report."""
     for task in tasks:
         task.load_data()
 
@@ -111,15 +141,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
     for cell in cells:
         cell.low, cell.high = interval(cell.hits, args.resamples, rng)
     text = markdown(cells)
-    (args.out / "scores.md").write_text(text, "utf-8")
+    with whole_file(args.out / "scores.md") as part:
+        part.write_text(text, "utf-8")
     write_csv(args.out / "scores.csv", [cell.row() for cell in cells])
     write_csv(args.out / "queries.csv", [row for cell in cells for row in cell.query_rows()])
     write_csv(args.out / "pairs.csv", [*pairs(cells, args.resamples, rng)])
-    scores_chart(cells, args.out / "languages.png")
+    with whole_file(args.out / "languages.png") as part:
+        scores_chart(cells, part)
     queries_page(cells, {task.metadata.name: task for task in tasks}, args.out)
     print(text)
     print(f"{args.out}: scores.md, scores.csv, pairs.csv, queries.csv, languages.png, queries.html")
-    return args.out
 
 
 def meta_of(name: str) -> ModelMeta:
@@ -234,13 +265,11 @@ def pairs(cells: Sequence[Cell], resamples: int, rng: np.random.Generator) -> It
 
 def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
     """Rows of one shape as a CSV file, which appears whole; without rows an empty one."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         if rows:
             writer = csv.DictWriter(file, [*rows[0]])
             writer.writeheader()
             writer.writerows(rows)
-    part.replace(path)
 
 
 if __name__ == "__main__":

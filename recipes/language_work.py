@@ -2,13 +2,18 @@
 
 import argparse
 import json
-import shutil
 from pathlib import Path
+
+from xvlm2vec_st.folders import move_file, remove, write_note
 
 # What the translated corpus depends on; nothing else of a run takes as long.
 CORPUS = ("corpus", "mini", "images", "languages", "keep", "translator", "dtype", "seed")
 # What depends on all other options too.
 LATER = ("train.jsonl", "held_out.jsonl", "before.json", "after.json", "model", "model.partial", "mini-*")
+LATER += ("final", "moving.json", "mini.part*")
+# All that a run writes in OUT.work.
+PARTS = (*LATER, "arguments.json*", "parallel.*", "english*", "train.*", "held_out.*", "*.part.json")
+PARTS += ("model.partial.lock", "mini-*", "replaced")
 
 
 def settle(work: Path, args: argparse.Namespace) -> None:
@@ -27,13 +32,12 @@ def settle(work: Path, args: argparse.Namespace) -> None:
                 f"{work} was begun with other arguments ({', '.join(other)}), of which its corpus is made; "
                 "run with the same, choose another --out, or pass --overwrite to drop it"
             )
-        shutil.rmtree(work)
+        remove(work)
     elif changed:
         print(f"other arguments than before ({', '.join(changed)}): the corpus stays, the rest is made again")
         for path in (path for pattern in LATER for path in work.glob(pattern)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(settings, indent=2) + "\n")
+            remove(path)
+    write_note(work, settings)
 
 
 def corpus_folder(out: Path) -> Path:
@@ -45,14 +49,25 @@ def corpus_folder(out: Path) -> Path:
     return out.with_name(out.name + ".corpus")
 
 
-def keep_corpus(corpus: Path, folder: Path) -> Path:
-    """Move a corpus, what was refused, and the pictures that were written for it; returns its new place.
+def keep_corpus(corpus: Path, folder: Path, *, replace: bool = True) -> Path:
+    """Move a corpus, what was refused, and the images that were written for it; returns its new place.
 
-    `folder` stands beside the corpus' own, so that its relative paths of pictures stay right.
+    `folder` lies beside the corpus' own, so that its relative paths of images stay right. The corpus moves
+    last; after a kill the rest moves when this is called again.
+
+    Raises:
+        ValueError: without `replace`, a file that is there already, and is left as it is.
     """
-    pictures = corpus.with_suffix(".pictures").glob("*")
-    for file in (corpus, corpus.with_suffix(".refused.jsonl"), *pictures):
+    images = corpus.with_suffix(".pictures").glob("*")
+    for file in (*images, corpus.with_suffix(".refused.jsonl"), corpus):
         place = folder / file.relative_to(corpus.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)
+        if file.exists():
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                move_file(file, place, replace=replace)
+            except OSError as error:
+                raise ValueError(
+                    f"{place} cannot be written ({error.strerror}); the model is whole in its folder, its "
+                    f"corpus in {corpus}: move {folder} away and run the same command again"
+                ) from error
     return folder / corpus.name

@@ -33,6 +33,7 @@ from recipes.command import run
 from recipes.mini_model import build_model
 from recipes.mini_tower import train_tower
 from recipes.muon import Muon
+from xvlm2vec_st.folders import Destination, expanded, remove
 from xvlm2vec_st.save import save_embedder
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "tokenizers", "mteb", "pillow")
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=expanded, required=True)
     parser.add_argument("--tower-steps", type=int, default=750, help="of the first stage")
     parser.add_argument("--steps", type=int, default=370, help="of the second stage")
     parser.add_argument("--batch-size", type=int, default=96, help="pairs a step")
@@ -150,26 +151,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--muon-learning-rate", type=float, default=0.02, help="of all other matrices")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    place = Destination(args.out, command="recipes.mini_teacher")
+    with place.hold():
+        place.check()
+        if place.check_work():  # what a stopped run left
+            remove(place.work)
+        place.begin({})
+        make(args, place.draft)
+        place.finish(place.draft)
+    print(f"saved: {args.out}")
 
+
+def make(args: argparse.Namespace, folder: Path) -> None:
+    """Train the embedder, and write it with its card into a folder."""
     transformers.set_seed(args.seed)
     world = load_world()
-    model = build_model(world, args.out)
+    model = build_model(world, folder)
     print(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(model.tokenizer)} tokens"
     )
     seconds = train(model, world, args)
     # fp16 on disk halves the bundle; config.json says float32, so it is computed in fp32 everywhere.
-    save_embedder(model.half(), args.out)
-    config = args.out / "config.json"
+    save_embedder(model.half(), folder)
+    config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    print(f"{args.out}: {args.steps} steps in {seconds / 60:.1f} minutes; scoring")
-    scores = evaluate_mini(SentenceTransformer(str(args.out)))
-    write_card(args, sum(p.numel() for p in model.parameters()), seconds, scores)
+    print(f"{args.steps} steps in {seconds / 60:.1f} minutes; scoring")
+    scores = evaluate_mini(SentenceTransformer(str(folder)))
+    card = folder / "README.md"
+    card.write_text(card_of(args, sum(p.numel() for p in model.parameters()), seconds, scores), "utf-8")
 
 
-def write_card(
+def card_of(
     args: argparse.Namespace, parameters: int, seconds: float, scores: dict[str, dict[str, float]]
-) -> None:
+) -> str:
     """The model card: what made these weights, and how they score."""
     kinds = list(scores["en"])
     lines = ["| P@1, % | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
@@ -178,14 +192,12 @@ def write_card(
     options = {key: value for key, value in vars(args).items() if key != "out"}
     given = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    (args.out / "README.md").write_text(
-        CARD.format(
-            command=f"python -m recipes.mini_teacher --out mini-teacher {given}",
-            parameters=f"{parameters / 1e6:.2f}",
-            minutes=f"{seconds / 60:.1f}",
-            versions=f"Python {platform.python_version()}, {versions}",
-            table="\n".join(lines),
-        )
+    return CARD.format(
+        command=f"python -m recipes.mini_teacher --out mini-teacher {given}",
+        parameters=f"{parameters / 1e6:.2f}",
+        minutes=f"{seconds / 60:.1f}",
+        versions=f"Python {platform.python_version()}, {versions}",
+        table="\n".join(lines),
     )
 
 

@@ -11,6 +11,7 @@ from datasets import Image
 
 from mmmeb_tasks.retrieval import MMMEBRetrieval
 from recipes.comparison import Cell
+from xvlm2vec_st.folders import whole_file
 
 SHOWN = 12  # queries of each list
 
@@ -52,7 +53,8 @@ def queries_page(cells: Sequence[Cell], tasks: Mapping[str, MMMEBRetrieval], out
         "td,th{padding:2px 10px;text-align:left;vertical-align:top}.right{color:#1a7f37}.wrong{color:#b42318}"
     )
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>MMMEB</title><style>{style}</style>'
-    (out / "queries.html").write_text(f"{head}{''.join(body)}</html>\n", "utf-8")
+    with whole_file(out / "queries.html") as part:
+        part.write_text(f"{head}{''.join(body)}</html>\n", "utf-8")
 
 
 class _Page:
@@ -94,7 +96,8 @@ class _Page:
             # Two folders may hold pictures of one name.
             name = f"{source.parent.name}-{source.name}"
             if not (self.out / "pictures" / name).exists():
-                shutil.copy(source, self.out / "pictures" / name)
+                with whole_file(self.out / "pictures" / name) as part:
+                    shutil.copy(source, part)
             shown = f'<img src="pictures/{html.escape(name)}" alt="">'
         return shown + html.escape(row.get("text") or "")
 

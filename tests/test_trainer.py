@@ -126,6 +126,17 @@ def test_a_checkpoint_is_whole_when_it_says_so(tmp_path, caplog):
     (tmp_path / "checkpoint-9" / "weights").write_bytes(b"x" * 50)
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert "checkpoint-9 is passed over: weights has 50 bytes of 100" in caplog.text
+    sealed = (tmp_path / "checkpoint-2" / "whole.json").read_text()
+    (tmp_path / "checkpoint-2" / "weights").write_bytes(b"x" * 99 + b"y")
+    assert damage(tmp_path / "checkpoint-2") == "weights was changed"
+    (tmp_path / "checkpoint-2" / "weights").write_bytes(b"x" * 100)
+    for unreadable in ("[]", "{", '{"weights": {}}', '{"weights": ["a", "b"]}'):
+        (tmp_path / "checkpoint-2" / "whole.json").write_text(unreadable)
+        assert damage(tmp_path / "checkpoint-2") == "whole.json cannot be read"
+    (tmp_path / "checkpoint-2" / "whole.json").write_text('{"weights": 100}')  # of version 0.1
+    assert damage(tmp_path / "checkpoint-2") is None
+    (tmp_path / "checkpoint-2" / "whole.json").write_text(sealed)
+    assert damage(tmp_path / "checkpoint-2") is None
     (tmp_path / "checkpoint-2" / "weights").unlink()
     assert damage(tmp_path / "checkpoint-2") == "weights is missing"
     assert last_whole_checkpoint(tmp_path) is None

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from xvlm2vec_st.families import embedder_modules, pin_backend
+from xvlm2vec_st.folders import Destination, expanded
 from xvlm2vec_st.peft_version import check_peft
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -67,9 +67,41 @@ def build(
         ValueError: `out` is not empty; weights or adapter do not fit; an argument is out of range
             or not for this family.
     """
-    out = Path(out)
-    check_arguments(base, out, dtype=dtype, num_crops=num_crops, overwrite=overwrite)
-    base, adapter = base_and_adapter(str(base), None if adapter is None else str(adapter))
+    out, base = expanded(out), os.path.expanduser(base)
+    adapter = None if adapter is None else os.path.expanduser(adapter)
+    place = Destination(out, overwrite=overwrite, command="build", option="OUT")
+    check_arguments(base, place.out, dtype=dtype, num_crops=num_crops)
+    settings = {"base": base, "adapter": adapter, "keep_adapter": keep_adapter, "num_crops": num_crops}
+    settings |= {"dtype": dtype, "template": None if template is None else str(template)}
+    with place.hold():
+        local = [(name, path) for name, path in (("BASE", base), ("--adapter", adapter)) if is_folder(path)]
+        if place.begin(settings, local):
+            return out
+        try:
+            build_in(place, **settings)
+        except BaseException:
+            place.abandon()
+            raise
+    return out
+
+
+def is_folder(name: str | None) -> bool:
+    """Whether a model's name is that of a folder which is there."""
+    return name is not None and Path(name).is_dir()
+
+
+def build_in(
+    place: Destination,
+    *,
+    base: str,
+    adapter: str | None,
+    keep_adapter: bool,
+    num_crops: int | None,
+    dtype: str | None,
+    template: str | Path | None,
+) -> None:
+    """Build in the work folder, and move the result into place: see `build`."""
+    base, adapter = base_and_adapter(base, adapter)
     check_adapter_choice(adapter, keep=keep_adapter, dtype=dtype)
     if Path(base).is_dir():
         base = str(Path(base).resolve())  # a kept adapter names it
@@ -85,21 +117,16 @@ def build(
     if adapter and not keep_adapter:
         cast(body.model, DTYPES[dtype] if dtype else AutoConfig.from_pretrained(base).dtype or torch.float32)
     model = SentenceTransformer(modules=modules, device="cpu")
-    card = model_card(model, out.name, base, adapter, kept=keep_adapter)
-    write_folder(model, card, out)
-    return out
+    card = model_card(model, place.out.name, base, adapter, kept=keep_adapter)
+    write_folder(model, card, place)
 
 
-def check_arguments(
-    base: str | Path, out: Path, *, dtype: str | None, num_crops: int | None, overwrite: bool
-) -> None:
+def check_arguments(base: str | Path, out: Path, *, dtype: str | None, num_crops: int | None) -> None:
     """Refuse what can be seen without loading anything.
 
     Raises:
         ValueError: see `build`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise ValueError(f"{out} exists and is not empty; choose another OUT, or pass --overwrite")
     if Path(base).resolve() == out.resolve():
         raise ValueError(f"OUT is BASE ({out}); choose another OUT")
     if dtype is not None and dtype not in DTYPES:
@@ -197,19 +224,9 @@ def model_card(model: SentenceTransformer, title: str, base: str, adapter: str |
     )
 
 
-def write_folder(model: SentenceTransformer, card: str, out: Path) -> None:
-    """Save into a hidden folder beside `out`, then rename it: `out` is whole, or as it was."""
-    work = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    old = work.with_suffix(".old")
-    try:
-        model.save(str(work))
-        pin_backend(work, model[0])
-        (work / "README.md").write_text(card, "utf-8")
-        if out.exists():
-            out.rename(old)
-        work.rename(out)
-    finally:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+def write_folder(model: SentenceTransformer, card: str, place: Destination) -> None:
+    """Save in the work folder, then move it into place: OUT is whole, or as it was."""
+    model.save(str(place.draft))
+    pin_backend(place.draft, model[0])
+    (place.draft / "README.md").write_text(card, "utf-8")
+    place.finish(place.draft)

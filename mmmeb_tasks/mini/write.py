@@ -7,16 +7,16 @@ python -m mmmeb_tasks.mini.write corpus mini-corpus --languages en it pt --scene
 import argparse
 import hashlib
 import json
-import os
 import random
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
+from mmmeb_tasks.data import cache_folder
+from mmmeb_tasks.folders import Destination, expanded, remove
 from mmmeb_tasks.instructions import OURS, PUBLISHED, render_query, render_target
 from mmmeb_tasks.mini.build import BUNDLE
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, single_scenes, split_pairs, test_scenes
@@ -111,7 +111,7 @@ def write_benchmark(out: Path, languages: Sequence[str] = LANGUAGES, *, queries:
     world = load_world(languages)
     scenes = test_scenes(world, queries)
     singles = single_scenes(world, queries, SINGLES_SEED)
-    with _new_folder(out) as folder:
+    with _new_folder(out, what="benchmark", languages=list(languages), queries=queries) as folder:
         _pictures(scenes, singles, world, folder / f"{DATASET}_images")
         (folder / "datasets").mkdir()
         for language in languages:
@@ -183,13 +183,15 @@ def write_corpus(
     Two rows a scene: its caption or t2i query (text only), and a text with a picture.
 
     Raises:
-        ValueError: if `out` exists, or for a language without names.
+        ValueError: if `out` exists, for a language without names, or for no scene.
     """
     if "id" in languages:
         raise ValueError("'id' is the row's id; write Indonesian as 'ind'")
+    if scenes < 1:
+        raise ValueError(f"scenes {scenes}: at least 1 is needed, of two rows")
     world = load_world(languages)
     rng = random.Random(seed)
-    with _new_folder(out) as folder:
+    with _new_folder(out, what="corpus", languages=list(languages), scenes=scenes, seed=seed) as folder:
         (folder / "images").mkdir()
 
         def lines() -> Iterator[dict]:
@@ -210,54 +212,63 @@ def _write_lines(path: Path, rows: Iterator[dict]) -> None:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A new folder that is gone again if the writing fails or is broken off."""
-    if out.exists():
+def _new_folder(out: Path, **settings: object) -> Iterator[Path]:
+    """Where to write what becomes the new folder `out` in one step; gone again if the writing fails."""
+    place = Destination(out, command="mmmeb_tasks.mini.write", option="OUT")
+    if place.named.exists():
         raise ValueError(f"{out} exists; give a new folder")
-    out.mkdir(parents=True)
-    try:
-        yield out
-    except BaseException:
-        shutil.rmtree(out)
-        raise
+    with place.hold():
+        place.check()
+        if place.check_work():  # what a killed run left: writing anew takes seconds
+            remove(place.work)
+        place.begin(settings)
+        place.draft.mkdir()
+        try:
+            yield place.draft
+        except BaseException:
+            place.abandon()
+            raise
+        place.finish(place.draft)
 
 
 def ensure_mini(languages: Sequence[str] = LANGUAGES) -> Path:
-    """The folder of MMMEBMini in the cache, written on first use.
+    """The folder of MMMEBMini in the cache, written on first use; a second process waits for it.
 
     `MMMEB_CACHE` names the cache; the default is `~/.cache/mmmeb`. The folder's name holds a hash of
     the bundle, of the code that draws and writes, and of the languages.
     """
     content = b"".join(source.read_bytes() for source in SOURCES)
     digest = hashlib.sha256(content + "/".join(languages).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("MMMEB_CACHE", Path.home() / ".cache" / "mmmeb"))
-    folder = cache / f"mini-{digest}"
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as work:
-            written = write_benchmark(Path(work) / "mini", languages)
-            try:
-                written.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # another process may have been faster: its folder is the same
-                    raise
+    folder = cache_folder() / f"mini-{digest}"
+    if folder.is_dir():
+        return folder
+    place = Destination(folder, command="mmmeb_tasks.mini.write", option="MMMEB_CACHE")
+    with place.hold(wait=True):
+        if not folder.is_dir():
+            remove(place.work)  # what a killed run left; the name is of the content
+            place.begin({})
+            place.finish(write_benchmark(place.work / "mini", languages))
     return folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Command line; see the module's docstring. A line of error and status 2 for what the user can mend."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("benchmark", "corpus"))
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=expanded)
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, help="CLDR locales, English first")
     parser.add_argument("--scenes", type=int, default=2000, help="corpus: how many scenes (two rows each)")
     args = parser.parse_args(argv)
-    if args.what == "benchmark":
-        write_benchmark(args.out, args.languages)
-    else:
-        write_corpus(args.out, args.languages, scenes=args.scenes)
+    try:
+        if args.what == "benchmark":
+            write_benchmark(args.out, args.languages)
+        else:
+            write_corpus(args.out, args.languages, scenes=args.scenes)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
     print(f"wrote {args.out}")
 
 
