@@ -41,8 +41,12 @@ def open_image(source: Any) -> Image.Image:
         elif isinstance(source, str | os.PathLike):
             image = from_text(os.fspath(source))
         else:
-            raise TypeError(f"it is a {type(source).__name__}")
+            raise TypeError("it is not a picture")
     return image
+
+
+class EmptyImage(ValueError):
+    """An image without pixels."""
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def image_errors(source: Any) -> Iterator[None]:
     name = repr(str(source)[:200]) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
     try:
         yield
-    except MemoryError:
+    except (MemoryError, EmptyImage):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"cannot read an image from {name}: {error}; {LIMIT_HINT}") from error
@@ -120,7 +124,9 @@ def check_pixels(image: Image.Image) -> Image.Image:
         ValueError: the width or the height is 0.
     """
     if 0 in image.size:
-        raise ValueError(f"an image has no pixels: its size is {image.width} x {image.height}")
+        raise EmptyImage(
+            f"an image has no pixels: its size is {image.width} x {image.height}; leave images without pixels out"
+        )
     return image
 
 
@@ -142,7 +148,9 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
         array = array.detach().float() if array.is_floating_point() else array
         array = array.numpy(force=True)
     if 0 in array.shape:
-        raise ValueError(f"an image has no pixels: the array's shape is {array.shape}")
+        raise EmptyImage(
+            f"an image has no pixels: the array's shape is {array.shape}; leave images without pixels out"
+        )
     if array.ndim == 3 and array.shape[0] in CHANNELS:
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:

@@ -82,7 +82,7 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         try:
             return self._encode(asked, *args, **kwargs)
         except InputError as error:
-            raise error.among(asked["inputs"]) from error.__cause__
+            raise error.among([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
 
     def _encode(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = asked["inputs"]
