@@ -125,7 +125,8 @@ def check_pixels(image: Image.Image) -> Image.Image:
     """
     if 0 in image.size:
         raise EmptyImage(
-            f"an image has no pixels: its size is {image.width} x {image.height}; leave images without pixels out"
+            f"an image has no pixels: its size is {image.width} x {image.height}; "
+            "leave images without pixels out"
         )
     return image
 
