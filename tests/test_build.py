@@ -153,11 +153,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     said = ["build", str(checkpoint("llava")), str(tmp_path / "out"), "--dtype", "bf16"]
     assert main(said) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
-    assert main(said) == 1
+    assert main(said) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert main([*said, "--overwrite"]) == 0
     capsys.readouterr()
-    assert main(["build", str(tmp_path / "nowhere"), str(tmp_path / "other")]) == 1
+    assert main(["build", str(tmp_path / "nowhere"), str(tmp_path / "other")]) == 2
     assert capsys.readouterr().err.endswith("nowhere: no such folder; a name on the Hub is OWNER/NAME\n")
 
 

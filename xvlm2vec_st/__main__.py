@@ -38,16 +38,22 @@ def parser() -> argparse.ArgumentParser:
         help="a Jinja chat template, or the name of one here; default: the family's",
     )
     add("--overwrite", action="store_true", help="replace OUT")
+    add("--debug", action="store_true", help="show the traceback of an error")
     return whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 1 with one line of error."""
+    """Run a command; returns the exit status: 0, or 2 with one line of error."""
+    arguments = vars(parser().parse_args(argv))
+    debug = arguments.pop("debug")
     try:
-        out = build(**vars(parser().parse_args(argv)))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        out = build(**arguments)
+    except (ValueError, OSError, ImportError) as error:
+        # transformers reports missing files, broken JSON and an unreachable Hub as OSError, in many lines.
+        if debug:
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
     sys.stdout.write(f"{out}\n")
     return 0
 

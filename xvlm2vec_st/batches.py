@@ -1,10 +1,12 @@
 """Which inputs go through a model together: rows of one picture are neighbours."""
 
+import os
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from PIL import Image
 
+from xvlm2vec_st.inputs import InputError
 from xvlm2vec_st.pictures import picture_key
 
 
@@ -24,7 +26,10 @@ def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
     alone: list[int] = []
     for number, item in enumerate(inputs):
         pictures = pictures_in(item)
-        key = tuple(key_of(picture, known) for picture in pictures)
+        try:
+            key = tuple(key_of(picture, known) for picture in pictures)
+        except ValueError as error:
+            raise InputError(number, item, str(error)) from error
         if key:
             groups.setdefault(key, []).append(number)
         else:
@@ -69,8 +74,8 @@ def pictures_in(item: Any) -> list[Any]:
 
 def key_of(picture: Any, known: dict[int, Hashable]) -> Hashable:
     """A path as it is; else the content's key, taken once an object."""
-    if isinstance(picture, str):
-        return picture
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
     if id(picture) not in known:
         known[id(picture)] = picture_key(picture)
     return known[id(picture)]

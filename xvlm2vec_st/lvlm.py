@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from xvlm2vec_st.pictures import picture_key
+from xvlm2vec_st.batches import key_of, pictures_in, text_length
+from xvlm2vec_st.inputs import InputError, open_inputs
 from xvlm2vec_st.prefix import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
-from xvlm2vec_st.rows import Row, continued, padded, pictures_of, rows_of, with_opened
+from xvlm2vec_st.rows import Row, continued, padded, pictures_of, rows_of, with_text
 
 # Families whose language model is causal over pictures too, and whose forward takes encoded pictures,
 # 4-D masks and positions. Each is compared with the plain route in tests/test_lvlm.py.
@@ -82,11 +83,17 @@ class LVLM(Transformer):
         numbers the rows' sets of pictures in the order of the picture tensors (-1: no picture), and
         `shared_tokens` (rows,) says how many leading tokens a row has in common with its group.
         """
+        if not inputs or "image" not in self.modalities:
+            return super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
+        given, inputs = inputs, open_inputs(inputs)
+        self._check_empty(given, inputs, prompt)
         if not processing_kwargs and self.shares_prefix:
             messages = self._messages(inputs, prompt)
             if messages is not None and (features := self._shared(messages, **kwargs)) is not None:
                 return features
-        return super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
+        features = super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
+        self._restore_suffix(features, inputs, prompt, processing_kwargs)
+        return features
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Token states, (rows, tokens, dim), whichever route computes them."""
@@ -134,29 +141,83 @@ class LVLM(Transformer):
         )
         return found
 
+    def _check_empty(self, given: Sequence[Any], inputs: Sequence[Any], prompt: str | None) -> None:
+        """Refuse an empty text to which the template and the tokenizer add no token.
+
+        Without a token there is no state to pool: sentence-transformers gives a zero vector or fails.
+        """
+        for row, item in enumerate(inputs):
+            if text_length(item) or pictures_in(item) or not self._has_template():
+                continue
+            messages = self._messages([item], prompt, texts=True)
+            if messages is None:
+                continue
+            rendered = self.processor.apply_chat_template(messages, tokenize=False)
+            if not self._ids(rendered, [0])[0]:
+                raise InputError(
+                    row, given[row], "the text is empty and the model adds no token to it; leave the row out"
+                )
+
+    def _has_template(self) -> bool:
+        return getattr(self.processor, "chat_template", None) is not None
+
+    def _restore_suffix(
+        self, features: dict[str, Any], inputs: Sequence[Any], prompt: str | None, settings: dict | None
+    ) -> None:
+        """Write the template's closing tokens over the end of rows with an image that were cut.
+
+        sentence-transformers 6.2 does so for rows of text only; last-token pooling reads these tokens.
+        """
+        limit, mask = self.max_seq_length, features.get("attention_mask")
+        if settings or not limit or not isinstance(mask, Tensor) or mask.shape[-1] < limit:
+            return
+        image = getattr(self.processor, "image_token_id", None)
+        for row in (mask.sum(-1) >= limit).nonzero().flatten().tolist():
+            if image is None or not self._has_template() or not pictures_in(inputs[row]):
+                continue
+            suffix = self._suffix(self._messages([inputs[row]], prompt, texts=True), image)
+            places = mask[row].nonzero().flatten()[-max(len(suffix), 1) :]
+            if suffix and not (features["input_ids"][row, places] == image).any():
+                features["input_ids"][row, places] = torch.tensor(suffix)
+
+    def _suffix(self, messages: list[list[dict]] | None, image: int) -> list[int]:
+        """The ids after the content of a row: those that two other texts have in common at the end."""
+        if not messages:
+            return []
+        rows = [[with_text(message, text) for message in messages[0]] for text in ("0", "1 2 3 4")]
+        rendered = [self.processor.apply_chat_template([row], tokenize=False)[0] for row in rows]
+        count = len(pictures_of(messages[0]))
+        ids = [self._ids([text], [count])[0] for text in rendered]
+        number = common_prefix([row[::-1] for row in ids])
+        suffix = ids[0][len(ids[0]) - number :]
+        return [] if image in suffix or number == min(map(len, ids)) else suffix
+
     def _picture_tensors(self, features: dict[str, Any]) -> dict[str, Tensor]:
         taken = signature(self.model.get_image_features).parameters
         return {key: features[key] for key in taken if isinstance(features.get(key), Tensor)}
 
-    def _messages(self, inputs: Sequence[Any], prompt: str | None) -> list[list[dict]] | None:
-        """The inputs as the host's chat messages with opened pictures; None where there are none."""
+    def _messages(
+        self, inputs: Sequence[Any], prompt: str | None, *, texts: bool = False
+    ) -> list[list[dict]] | None:
+        """The inputs, with opened images, as chat messages; None for texts alone, unless `texts`."""
         if not inputs:
             return None
         modality, parsed, extra = self.input_formatter.parse_inputs(inputs)
         if any(extra.values()) or "message" not in self.modality_config:
             return None
         if modality != "message":
-            if "image" not in modality:
+            if "image" not in modality and not texts:
                 return None
             _, parsed = self.input_formatter.batch_to_message(modality, parsed)
         messages = parsed["message"]
         if prompt:
             messages = self.input_formatter.prepend_prompt_to_messages(messages, prompt)
-        return [[with_opened(message) for message in row] for row in messages]
+        return messages
 
     def _shared(self, messages: list[list[dict]], **kwargs: Any) -> dict[str, Any] | None:
         """Features of rows that share pictures; None where no row does."""
-        keys = [tuple(map(picture_key, pictures_of(row))) for row in messages]
+        known: dict[int, Any] = {}
+        keys = [tuple(key_of(image, known) for image in pictures_of(row)) for row in messages]
         repeats = {key for key in keys if key and keys.count(key) > 1}
         if not repeats:
             return None

@@ -6,6 +6,7 @@
 the picture. All translations of a text stand in one row because they share its picture.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Features, Value
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from sentence_transformers.base.data_collator import BaseDataCollator
 from tqdm import tqdm
 
 from xvlm2vec_st.archives import KINDS, MARK, images_place, picture_file
+from xvlm2vec_st.images import check_regular, image_errors
+from xvlm2vec_st.images import open_image as open_pixels
+from xvlm2vec_st.images import upright_size as file_size
 from xvlm2vec_st.reading import (
     SOURCE,
     ParallelRow,
@@ -132,24 +136,29 @@ def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
         ValueError: no such file, or no picture, with the row's id and the path.
     """
     try:
-        picture = Image.open(picture_file(path))
-        if not decode:
-            return picture
-        ImageOps.exif_transpose(picture, in_place=True)
-        return picture.convert("RGB")
+        file = picture_file(path)
+        if isinstance(file, str):
+            os.stat(file)
+            check_regular(file)
+        if decode:
+            return open_pixels(file).convert("RGB")
+        with image_errors(path):
+            return Image.open(file)
     except FileNotFoundError:
         raise ValueError(
             f"row {row}: image {path} not found; pass --images with the folder or archive it is in"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"row {row}: image {path} cannot be read: {error}") from error
 
 
 def upright_size(path: str, row: str) -> tuple[int, int]:
     """(width, height) of a row's picture as `open_image` decodes it; only its head is read."""
-    with open_image(path, row) as picture:
-        turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return picture.size[::-1] if turned else picture.size
+    open_image(path, row).close()
+    try:
+        return file_size(picture_file(path))
+    except ValueError as error:
+        raise ValueError(f"row {row}: image {path} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvlm2vec_st.pictures import opened
-
 
 @dataclass(frozen=True)
 class Row:
@@ -26,17 +24,18 @@ def pictures_of(messages: list[dict]) -> list[Any]:
     return [block["image"] for block in blocks if block["type"] == "image"]
 
 
-def with_opened(message: dict) -> dict:
-    """The message with its pictures opened, under the key `image` wherever they were."""
-    if not isinstance(message["content"], list):
+def with_text(message: dict, text: str) -> dict:
+    """The message with `text` for its texts, unless it is a prompt (a system message).
+
+    >>> with_text({"role": "user", "content": [{"type": "text", "text": "a dog"}]}, "0")["content"]
+    [{'type': 'text', 'text': '0'}]
+    """
+    if message.get("role") == "system":
         return message
-    content = []
-    for block in message["content"]:
-        if block["type"] == "image":
-            picture = next(block[key] for key in ("image", "url", "path", "base64") if key in block)
-            block = {"type": "image", "image": opened(picture)}
-        content.append(block)
-    return message | {"content": content}
+    if isinstance(message["content"], str):
+        return message | {"content": text}
+    blocks = [b | {"text": text} if b.get("type") == "text" else b for b in message["content"]]
+    return message | {"content": blocks}
 
 
 def rows_of(features: dict[str, Tensor]) -> list[Row]:

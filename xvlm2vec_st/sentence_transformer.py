@@ -20,6 +20,7 @@ from transformers.utils import find_adapter_config_file
 
 from xvlm2vec_st.batches import batches_of, pictures_in
 from xvlm2vec_st.families import embedder_modules, pin_backend
+from xvlm2vec_st.inputs import InputError
 from xvlm2vec_st.lvlm import LVLM
 from xvlm2vec_st.peft_version import check_peft
 from xvlm2vec_st.templates import FILES
@@ -81,6 +82,15 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         call = signature(super().encode).bind(inputs, *args, **kwargs)
         call.apply_defaults()
         asked = call.arguments | call.arguments.pop("kwargs")
+        if asked["batch_size"] < 1:
+            raise ValueError(f"batch_size is {asked['batch_size']}; pass 1 or more")
+        try:
+            return self._encode(asked, *args, **kwargs)
+        except InputError as error:
+            raise error.among([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
+
+    def _encode(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs = asked["inputs"]
         elsewhere = asked["pool"] is not None or isinstance(asked["device"], list)
         if elsewhere or self.is_singular_input(inputs) or len(inputs) <= asked["batch_size"]:
             return super().encode(inputs, *args, **kwargs)

@@ -5,7 +5,6 @@ other embeddings, on another machine.
 """
 
 import math
-import os
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_transforms import to_pil_image
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, load_image
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.processing_utils import ImagesKwargs
+
+from xvlm2vec_st.images import open_image
 
 CROP = 336  # pixels, a side
 TOKENS = 12  # tokens, a side of a crop
@@ -88,7 +88,7 @@ class Phi3VImageProcessor(PilBackend):
 
 
 def read_rgb(image: Any) -> Image.Image:
-    """An RGB picture from a picture of any mode, an array (H, W[, C] or C, H, W), or a path or URL.
+    """An RGB image from whatever `open_image` takes.
 
     Transparency is dropped, as in training, not laid on white. An animation gives its first frame;
     a picture that the caller opened is taken as it stands (frame, orientation), a file from a path
@@ -97,23 +97,7 @@ def read_rgb(image: Any) -> Image.Image:
     Raises:
         ValueError: nothing there, not a picture, or damaged.
     """
-    is_path = isinstance(image, (str, os.PathLike))
-    named = repr(str(image)) if is_path else f"a {type(image).__name__}"
-    try:
-        if is_path:
-            picture = load_image(os.fspath(image))
-        elif isinstance(image, Image.Image):
-            picture = image.convert("RGB")
-        else:
-            picture = to_pil_image(image).convert("RGB")
-    except (OSError, ValueError, TypeError, SyntaxError) as error:
-        raise ValueError(
-            f"cannot read an image from {named[:200]}: {error}; pass a PIL picture, an array, "
-            "or the path or address of an undamaged picture"
-        ) from error
-    if 0 in picture.size:
-        raise ValueError(f"an image has no pixels: its size is {picture.width} x {picture.height}")
-    return picture
+    return open_image(image).convert("RGB")
 
 
 def flat_list(images: Any) -> list[Any]:
