@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from xvlm2vec_st.terminal import quiet_libraries
+
 
 def run(main: Callable[[], object]) -> None:
     """Run a recipe; what the user can mend ends it with one line and status 2, Ctrl-C with 130.
@@ -10,6 +12,7 @@ def run(main: Callable[[], object]) -> None:
     Raises:
         SystemExit: of either.
     """
+    quiet_libraries()
     try:
         main()
     except ValueError as error:

@@ -28,6 +28,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
 from recipes import distill_options
+from recipes.bars import show_loss_bar
 from recipes.command import codes, run
 from recipes.distill_end import save_with_card, scores
 from recipes.distill_options import settings, training_arguments
@@ -87,6 +88,7 @@ def run_in(
         trainer, types = made(args, work, arguments)
         if arguments.process_index == 0:
             begin(work, options)
+    show_loss_bar(trainer)
 
     # 2. Train, in OUT.partial.
     train(trainer, work, resume=args.resume)

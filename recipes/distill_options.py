@@ -296,6 +296,7 @@ def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransfor
         logging_steps=args.logging_steps,
         seed=args.seed,
         report_to=args.report_to,
+        disable_tqdm=False,  # else transformers takes the bar away where its warnings are off
         use_cpu=not torch.accelerator.is_available(),
         **more,
     )

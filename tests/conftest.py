@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,27 @@ import pytest  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from mmmeb_tasks.mini import TEACHER  # noqa: E402
+from xvlm2vec_st.terminal import LIBRARIES  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_deprecation_in_the_logs():
+    """The libraries log some deprecations, where the filters of pyproject.toml do not see them."""
+    found = []
+
+    def note(record):
+        if "deprecated" in record.getMessage():
+            found.append(record.getMessage())
+
+    handler = logging.Handler()
+    handler.emit = note
+    loggers = [logging.getLogger(name) for name in ("transformers", *LIBRARIES)]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield
+    for logger in loggers:
+        logger.removeHandler(handler)
+    assert not found, found
 
 
 @pytest.fixture(scope="session")

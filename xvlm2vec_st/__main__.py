@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from xvlm2vec_st.checkpoint import DTYPES, build
+from xvlm2vec_st.terminal import quiet_libraries
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         help="a Jinja chat template, or the name of one here; default: the family's",
     )
     add("--overwrite", action="store_true", help="replace OUT")
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--debug", action="store_true", help="show the libraries' warnings, and the traceback of an error")
     return whole
 
 
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 with one line of error."""
     arguments = vars(parser().parse_args(argv))
     debug = arguments.pop("debug")
+    if not debug:
+        quiet_libraries(bars=True)
     try:
         out = build(**arguments)
     except (ValueError, OSError, ImportError) as error:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.utils import is_accelerate_available, is_torchvision_available
+from transformers.utils import logging as transformers_logging
 
 import xvlm2vec_st.phi3v  # noqa: F401 - registers Phi-3.5-vision with the Auto classes
 from xvlm2vec_st import templates
@@ -20,6 +21,8 @@ from xvlm2vec_st import templates
 # Which code resizes pictures: pixels differ, so it is stored. PIL's, but where the host's processor
 # reads videos too: that takes torchvision, and one setting is for both.
 VIDEO_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+# Loggers of transformers whose warnings are tables: see `without_load_report`.
+REPORTS = ("modeling_utils", "distributed.tensor_parallel", "integrations.tensor_parallel")
 
 
 def embedder_modules(
@@ -41,7 +44,8 @@ def embedder_modules(
     text = templates.template(config.model_type) if template is None else templates.read_template(template)
     backend = image_backend(config.model_type)
     with without_load_report():
-        check_weights(base, **(model_kwargs or {}))
+        with without_bar(base):
+            check_weights(base, **(model_kwargs or {}))
         body = Transformer(
             base,
             model_kwargs=dict(model_kwargs or {}),
@@ -58,14 +62,34 @@ def embedder_modules(
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """No table of weights that do not fit: the language model's head is one always, others are an error."""
-    report = logging.getLogger("transformers.modeling_utils")
-    level = report.level
-    report.setLevel(logging.ERROR)
+    """Keep transformers' tables of weights off the terminal.
+
+    One lists weights that do not fit: the language model's head never does, and all others are an
+    error here. The other lists the layers that tensor parallelism does not split. transformers 5.23 logs
+    it when the first one's logger has a level of its own (modeling_utils.py, `verify_tp_plan`), as here.
+    """
+    reports = [logging.getLogger(f"transformers.{name}") for name in REPORTS]
+    levels = [report.level for report in reports]
+    for report in reports:
+        report.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        report.setLevel(level)
+        for report, level in zip(reports, levels, strict=True):
+            report.setLevel(level)
+
+
+@contextmanager
+def without_bar(base: str) -> Iterator[None]:
+    """No bar for the names and shapes of a folder, which take a moment; the Hub's files come with theirs."""
+    if not (Path(base).is_dir() and transformers_logging.is_progress_bar_enabled()):
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def image_backend(family: str) -> str:
