@@ -53,7 +53,7 @@ def test_from_a_folder_to_the_table(folder, tmp_path, capsys):
     assert table.splitlines()[-2] in capsys.readouterr().out
     assert SentenceTransformer(str(tmp_path / "out")).encode("cane").shape == (32,)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "out", "results.md", "start"]
-    with pytest.raises(ValueError, match="out exists; choose another --out"):
+    with pytest.raises(ValueError, match="out exists and is not empty; choose another --out"):
         text_embedder.main(argv)
 
 

@@ -298,7 +298,7 @@ def test_a_killed_run_holds_nothing_though_its_child_lives_on(tmp_path):
         "from mmmeb_tasks.folders import Destination\n"
         f"with Destination({str(tmp_path / 'out')!r}).hold():\n"
         "    child = os.fork()\n"
-        "    if child: print(child, flush=True)\n"
+        "    if not child: print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"
     )
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

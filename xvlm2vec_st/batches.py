@@ -25,13 +25,14 @@ def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
     groups: dict[Hashable, list[int]] = {}
     alone: list[int] = []
     for number, item in enumerate(inputs):
-        pictures = pictures_in(item)
-        try:
-            key = tuple(key_of(picture, known) for picture in pictures)
-        except ValueError as error:
-            raise InputError(number, item, str(error)) from error
-        if key:
-            groups.setdefault(key, []).append(number)
+        keys = []
+        for count, picture in enumerate(pictures_in(item), 1):
+            try:
+                keys.append(key_of(picture, known))
+            except ValueError as error:
+                raise InputError(number, item, f", image {count}: {error}") from error
+        if keys:
+            groups.setdefault(tuple(keys), []).append(number)
         else:
             alone.append(number)
     size = {
