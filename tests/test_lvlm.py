@@ -252,6 +252,7 @@ def test_encode_gives_what_the_host_gives(options):
         )
 
 
+@pytest.mark.old_name
 def test_the_hosts_old_name_of_the_inputs():
     stock, ours = pair("llava")
     assert (stock.encode(sentences=["a"]) == ours.encode(sentences=["a"])).all()
