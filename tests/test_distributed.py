@@ -43,12 +43,12 @@ def weights(folder):
 
 
 def assert_close(found, expected, start):
-    """To 1e-4, where training moved weights by much more."""
+    """To 1e-6, where training moved weights by much more."""
     one, two, before = weights(expected), weights(found), weights(start)
     assert one.keys() == two.keys()
     assert max((one[key] - before[key]).abs().max() for key in one) > 1e-3
     for key in one:
-        torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=0)
+        torch.testing.assert_close(two[key], one[key], atol=1e-6, rtol=0)
 
 
 class Watched(Exception):

@@ -35,10 +35,14 @@ def test_modes_become_rgb(mode: str, tmp_path: Path) -> None:
     image = picture(mode=mode)
     want = features("<|image_1|>", image.convert("RGB"))["pixel_values"]
     assert torch.equal(features("<|image_1|>", image)["pixel_values"], want)
-    file = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr") else "a.png")
-    image.save(file)
+    suffix, settings = {
+        "CMYK": (".tiff", {}),
+        "YCbCr": (".jpg", {"quality": 100, "subsampling": 0}),
+    }.get(mode, (".png", {}))
+    file = tmp_path / f"a{suffix}"
+    image.save(file, **settings)
     read = features("<|image_1|>", str(file))["pixel_values"]
-    torch.testing.assert_close(read, want, atol=0.05 if mode == "YCbCr" else 0, rtol=0)
+    torch.testing.assert_close(read, want, atol=0.1 if mode == "YCbCr" else 0, rtol=0)
 
 
 def test_transparency_is_dropped_not_laid_on_white() -> None:

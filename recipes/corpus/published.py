@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from recipes.corpus.files import parquet_records
 from xvlm2vec_st.parallel import ParallelRow
@@ -69,7 +69,14 @@ def download_mmeb(subsets: Sequence[str]) -> Path:
     patterns = [f"{subset}/*.parquet" for subset in subsets]
     try:
         return Path(
-            snapshot_download(MMEB, repo_type="dataset", revision=MMEB_REVISION, allow_patterns=patterns)
+            snapshot_download(
+                MMEB,
+                repo_type="dataset",
+                revision=MMEB_REVISION,
+                allow_patterns=patterns,
+                # huggingface_hub 1.33 asks for the list of files when it is offline.
+                local_files_only=constants.HF_HUB_OFFLINE,
+            )
         )
     except OSError as error:  # what the Hub's client raises, offline mode among it
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
