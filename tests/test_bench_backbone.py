@@ -23,7 +23,7 @@ def test_the_tiny_geometry_through_the_same_code(tmp_path: Path, monkeypatch: py
         tokens, encode, forward, weights, peak = row[3:]
         # <s>, the picture, <s>, the newline after it and a token a byte
         assert int(tokens) == 1 + 757 + 1 + len("\n" + bench_backbone.TEXT)
-        assert 0 < float(encode) <= float(forward) * 1.5
+        assert float(encode) > 0 and float(forward) > 0
         assert 0 < float(weights) < 0.1
         assert peak == bench_backbone.NOT_MEASURED or float(peak) >= 0
     written = document.read_text()
