@@ -25,7 +25,7 @@ from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
 from recipes import distill, translate
-from recipes.command import codes, run
+from recipes.command import codes, parser_of, run
 from recipes.corpus.held_out import hold_out
 from recipes.corpus.translators import DTYPES, MADLAD, Translator
 from recipes.language_work import PARTS, corpus_folder, keep_corpus, settle
@@ -45,9 +45,7 @@ SMALL = {"steps": 500, "batch-size": 40, "learning-rate": 3e-3, "muon": 0.01}
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, by theme."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model", type=os.path.expanduser, help="the embedder: folder or Hub id")
     parser.add_argument("languages", nargs="+", help="the new ones, as in pt zh")
     parser.add_argument("--out", type=expanded, help="default: the model's name and the new languages")
@@ -159,8 +157,6 @@ def check_options(args: argparse.Namespace) -> None:
     check_folder(args.model)
     if both := set(args.languages) & set(args.keep):
         raise ValueError(f"{', '.join(sorted(both))}: new and in --keep; a language is one or the other")
-    if not 0 < args.rehearsal <= 1:
-        raise ValueError(f"--rehearsal {args.rehearsal}: a share above 0, at most 1")
 
 
 def destination(args: argparse.Namespace) -> Destination:

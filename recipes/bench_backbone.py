@@ -8,7 +8,6 @@ Random weights, bf16 on a GPU and fp32 on a CPU, made on the device; no file of 
 several runs. Without a GPU the published geometry is not measured, and the table says so.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from transformers import AutoModel
 from transformers.utils import is_flash_attn_2_available
 
 from recipes.bench_model import GEOMETRIES, write_checkpoint
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.measure import costs, replace_section, stamp, table
 from xvlm2vec_st.phi3v import Phi3VConfig
 
@@ -106,9 +105,7 @@ def refuse_to_forget(document: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     """Measure, print and, where asked for, keep; returns the table's rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="phi3_v")
     parser.add_argument("--attention", nargs="+", default=attentions(), help="default: all that run here")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="less memory: less")

@@ -12,7 +12,6 @@ Routes to the same loss and gradients, from rows to gradients, preprocessing inc
 * adapter: the same with a LoRA student that is its own teacher (its gradients are the adapter's).
 """
 
-import argparse
 import copy
 import random
 import sys
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from recipes.bench_model import GEOMETRIES, write_checkpoint
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.measure import costs, replace_section, stamp, table
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build, lora_config
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator
@@ -164,9 +163,7 @@ def measured(folder: str, rows: list[dict], repeats: int) -> list[list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     """Measure, print and, where asked for, keep; returns the table's rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--rows", type=int, default=4, help="a step")
     parser.add_argument("--repeats", type=int, default=3)

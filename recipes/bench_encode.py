@@ -8,7 +8,6 @@ A Phi-3.5-vision with random weights; a picture is 757 tokens, a text 20 to 60. 
 of several runs of each route in turn; floating-point operations are counted by torch.
 """
 
-import argparse
 import random
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 from recipes.bench_model import GEOMETRIES, write_checkpoint
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.measure import Cost, costs, replace_section, stamp, table
 from xvlm2vec_st import SentenceTransformer, build
 
@@ -61,9 +60,7 @@ def compare(
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     """Measure, print and, where asked for, keep; returns the table's rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)

@@ -24,7 +24,7 @@ from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from recipes import distill
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.report import contact_sheet, languages_chart, score_table
 from xvlm2vec_st.folders import Destination, expanded
 
@@ -35,9 +35,7 @@ LIBRARIES = ("torch", "transformers", "sentence-transformers", "mteb", "datasets
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=expanded, default=Path("xvlm2vec"))
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--scenes", type=int, default=6000, help="training scenes, two corpus rows each")
@@ -106,7 +104,7 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
     print(f"6/6  Done in {minutes:.1f} minutes; look at {args.out}/report/contact.html. Use the model:\n")
     print("    from sentence_transformers import SentenceTransformer")
     print(f'    model = SentenceTransformer("{args.out}")')
-    print('    model.encode(["mela rossa", {"image": picture}, {"image": picture, "text": "Was ist das?"}])')
+    print('    model.encode(["mela rossa", {"image": "a.jpg"}, {"image": "a.jpg", "text": "Was ist das?"}])')
 
 
 def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], out: Path) -> list[str]:

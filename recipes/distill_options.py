@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 
+from recipes import command
 from recipes.command import codes
 from recipes.distill_config import config_words
 from xvlm2vec_st.checkpoint import check_folder
@@ -27,9 +28,6 @@ MODELS = ("student", "teacher", "adapter")
 # What may be another when a run goes on, for no weight depends on it; and texts, for rows are mended.
 MAY_CHANGE = ("cache", "workers", "logging_steps", "save_steps", "report_to", "gradient_checkpointing")
 MAY_CHANGE += ("corpus_digests",)
-# What is a number from 1 on, or left out.
-COUNTS = ("lora", "num_crops", "image_size", "batch_size", "tokens_per_batch", "accumulation", "steps")
-COUNTS += ("save_steps", "logging_steps")
 # What does nothing without another option.
 NEEDS = {"dora": "lora", "keep_adapter": "lora", "temperature": "similarity"}
 TEMPERATURE = 0.05
@@ -37,9 +35,7 @@ TEMPERATURE = 0.05
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
     """All options, by theme."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = command.parser_of(description, allow_abbrev=False)
     parser.add_argument(
         "--config", type=expanded, help="a YAML file of options, which the command line overrides"
     )
@@ -182,16 +178,16 @@ def parse(argv: Sequence[str] | None, words: Sequence[str], description: str | N
     config = known.parse_known_args(given)[0].config
     args = parser.parse_args([*(config_words(config, parser) if config else []), *given])
     args.languages = ",".join(codes(args.languages))
-    check(args, parser)
+    check(args)
     args.temperature = TEMPERATURE if args.temperature is None else args.temperature
     return args
 
 
-def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def check(args: argparse.Namespace) -> None:
     """Refuse options that would do nothing, or another thing than they say.
 
     Raises:
-        ValueError: a number below 1; an option without the one that it is for; --keep-adapter of a start
+        ValueError: an option without the one that it is for; --keep-adapter of a start
             that is built for this run alone; a model's folder that is not there; --lora with versions of
             transformers and peft that do not work together.
     """
@@ -199,11 +195,7 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         check_peft("--lora")
     for name in MODELS:
         check_folder(getattr(args, name))
-    for name in COUNTS:
-        value = getattr(args, name)
-        if value != parser.get_default(name) and value < 1:
-            raise ValueError(f"{dashed(name)} {value}: pass 1 or more, or leave it out")
-    if args.muon is not None and args.muon <= 0:
+    if args.muon == 0:
         raise ValueError(f"--muon {args.muon}: pass a rate above 0, or leave it out")
     for name, other in NEEDS.items():
         if getattr(args, name) not in (None, False) and not getattr(args, other):

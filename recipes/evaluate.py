@@ -56,9 +56,7 @@ class Run:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser_of(__doc__)
     parser.add_argument("models", nargs="+", type=os.path.expanduser, help="folders, or names of mteb")
     what = parser.add_argument_group("what is scored")
     what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")

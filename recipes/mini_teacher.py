@@ -29,7 +29,7 @@ from mmmeb_tasks.instructions import render_query, render_target
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, split_pairs
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import World, load_world
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.mini_model import build_model
 from recipes.mini_tower import train_tower
 from recipes.muon import Muon
@@ -140,9 +140,7 @@ def train(model: SentenceTransformer, world: World, args: argparse.Namespace) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=expanded, required=True)
     parser.add_argument("--tower-steps", type=int, default=750, help="of the first stage")
     parser.add_argument("--steps", type=int, default=370, help="of the second stage")

@@ -8,7 +8,6 @@ against a count of the operations that a small model of the same kind really doe
 a training step of that small model on this machine's device, unless one is given.
 """
 
-import argparse
 import shlex
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from recipes.bench_distill import corpus
 from recipes.bench_model import write_checkpoint
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.measure import costs, device_name, replace_section, stamp, table
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build
 from xvlm2vec_st.parallel import ParallelCollator
@@ -149,9 +148,7 @@ def plan(row: Row, rate: float) -> list[list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     """Count, measure, print and, where asked for, keep; returns the table's rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--text", type=int, default=30, help="tokens a text")
     parser.add_argument("--rate", type=float, help="TFLOP/s a GPU; default: measured on this machine")
     parser.add_argument("--device", help="what the rate was measured on; needed with --rate")

@@ -23,7 +23,7 @@ from sentence_transformers.util import cos_sim
 
 from mmmeb_tasks.mini.world import load_world
 from recipes import distill
-from recipes.command import run
+from recipes.command import parser_of, run
 from recipes.measure import replace_section, stamp, table
 from xvlm2vec_st import SentenceTransformer
 from xvlm2vec_st.folders import Destination, expanded, remove
@@ -112,9 +112,7 @@ def recall(model: SentenceTransformer, rows: Sequence[dict[str, str]]) -> dict[s
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]:
     """Score, distil, score again; returns (before, after) of each held-out set."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", type=expanded, help="an English text embedder; default: the package's")
     parser.add_argument("--out", type=expanded, required=True)
     parser.add_argument("--overwrite", action="store_true")

@@ -20,7 +20,7 @@ from pathlib import Path
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
-from recipes.command import codes, run
+from recipes.command import codes, parser_of, run
 from recipes.corpus import report
 from recipes.corpus.checks import CHECKS
 from recipes.corpus.dictionary import mini_dictionary
@@ -55,9 +55,7 @@ PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, by theme."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument_group("corpus").add_argument
     add(
         "--corpus",

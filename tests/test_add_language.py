@@ -217,7 +217,7 @@ def test_pictures_written_for_a_corpus_stay_with_it_and_those_that_were_there(tm
         (["pt"], "pass --corpus SOURCE or --mini SCENES"),
         (["pt", "--mini", "5", "--corpus", "x.jsonl"], "one of them"),
         (["pt", "it", "--keep", "it", "--mini", "5"], "it: new and in --keep"),
-        (["pt", "--mini", "5", "--rehearsal", "0"], "--rehearsal 0.0: a share"),
+        (["pt", "--mini", "5", "--rehearsal", "0"], "--rehearsal 0.0: pass a number above 0"),
         (["pt", "--mini", "20"], "are to be held out, at most half"),
         (["xx", "--mini", "5"], "unknown language 'xx'"),
     ],

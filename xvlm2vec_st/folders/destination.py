@@ -91,6 +91,10 @@ class Destination:
             if not shared:
                 self._recover()
             yield self
+        except Exception as error:
+            if not isinstance(error, ValueError) and (self.work / NOTE).is_file():
+                error.add_note(f"the unfinished work stays in {self.work}: mend that, then {self.again}")
+            raise
         finally:
             if handle is not None:
                 unlock(handle, self.out)
