@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Image
 from mteb.types import PromptType
@@ -13,6 +14,7 @@ from PIL.Image import Image as Picture
 
 from mmmeb_tasks.files import Kind
 from mmmeb_tasks.instructions import Style, render_label, render_query, render_target
+from mmmeb_tasks.texts import as_text
 
 Key = tuple[str | None, str | None]
 
@@ -138,9 +140,7 @@ def blocks(items: Sequence[Item], batch_size: int, batches: int) -> Iterator[lis
         yield batch
 
 
-def model_input(
-    item: Item, decoded: dict[str | None, Picture] | None = None
-) -> str | dict[str, str | Picture]:
+def model_input(item: Item, decoded: dict[str | None, Picture] | None = None) -> str | dict[str, Any]:
     """An item as sentence-transformers takes it; the picture is RGB.
 
     Args:
@@ -154,7 +154,7 @@ def model_input(
     'a dog'
     """
     if item.source is None:
-        return item.text or ""
+        return as_text(item.text or "")
     decoded = {} if decoded is None else decoded
     if item.picture not in decoded:
         decoded[item.picture] = _read(item.source)

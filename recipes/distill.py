@@ -161,6 +161,7 @@ def train(trainer: DistillationTrainer, work: Path, *, resume: bool) -> None:
             f"stopped by {trainer.stop.signal.name} after update {trainer.state.global_step}; go on: --resume"
         )
         raise SystemExit(128 + trainer.stop.signal)
+    trainer.check_weights()
     if trainer.evaluator is not None:
         trainer.evaluate()
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, SentenceTransformer, lora_config
 from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
 from xvlm2vec_st.checkpoints import damage, last_whole_checkpoint, seal
+from xvlm2vec_st.save import save_embedder
 
 LANGUAGES = ("it", "de")
 
@@ -59,8 +60,56 @@ def test_a_loss_that_is_no_number_stops_with_the_rows_ids(tmp_path):
         student[0].model.get_input_embeddings().weight[student.tokenizer("§")["input_ids"][-1]] = float("nan")
     data = rows()
     data[5]["de"] = "ein § Satz"
-    with pytest.raises(ValueError, match=r"the loss of update \d is no number; rows: row-5; look at"):
+    with pytest.raises(
+        ValueError, match=r"the loss of update \d is not a number; rows: row-5; the student\'s weights are"
+    ):
         trainer(tmp_path, data, student).train()
+
+
+def test_a_teacher_that_gives_no_numbers_is_named_and_no_target_is_kept(tmp_path):
+    teacher = embedder()
+    with torch.no_grad():
+        teacher[0].model.get_input_embeddings().weight.fill_(float("nan"))
+    for cache in (None, tmp_path / "cache"):
+        student = embedder()
+        loss = MultilingualDistillationLoss(student, teacher, cache=cache)
+        with pytest.raises(ValueError, match="^the teacher: weights are not numbers .* take another teacher"):
+            trainer(tmp_path, rows(), student, loss=loss).train()
+    assert not [path for path in (tmp_path / "cache").rglob("*.targets") if path.stat().st_size]
+
+
+def test_weights_that_are_not_numbers_are_not_saved(tmp_path):
+    student = embedder()
+    run = trainer(tmp_path, rows(), student)
+    with torch.no_grad():
+        list(student.parameters())[-1].view(-1)[0] = float("inf")
+    for save in (run.check_weights, lambda: run._save_checkpoint(run.model, None)):
+        with pytest.raises(ValueError, match="after update 0 the student's weights are not numbers"):
+            save()
+    assert not list(tmp_path.rglob("*.safetensors"))
+    with pytest.raises(ValueError, match="is not saved: weights are not numbers"):
+        save_embedder(student, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": "query: "}, "prompts are not applied in distillation"),
+        ({"loss": {"a": None}}, "loss is a dict; pass one"),
+        ({"train_dataset": {"a": None}}, "train_dataset is a dict; pass rows of load_parallel"),
+        ({"languages": ["it", "xx"]}, "train_dataset has no column 'xx', but .*pass these languages to load"),
+    ],
+)
+def test_what_the_base_trainer_takes_and_this_one_does_not_is_refused_by_name(tmp_path, changes, message):
+    student = embedder()
+    settings = {"loss": MultilingualDistillationLoss(student, embedder()), "languages": ["it", "de"]}
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path), report_to="none", use_cpu=True, prompts=changes.pop("prompts", None)
+    )
+    given = {"args": arguments, "train_dataset": Dataset.from_list(rows()), **settings, **changes}
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainer(student, **given)
 
 
 class Greedy(MultilingualDistillationLoss):

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from xvlm2vec_st.batches import pictures_in, text_length
+from xvlm2vec_st.finite import check_targets
 from xvlm2vec_st.pictures import opened, picture_key
 
 KEY = 16  # bytes
@@ -90,7 +91,8 @@ class TargetStore:
                 while left:
                     left = left[file.write(left) :]
         except OSError as error:
-            os.truncate(self._own, start)
+            if self._own.exists():
+                os.truncate(self._own, start)
             raise ValueError(
                 f"the cache of teacher targets in {self.folder} cannot grow ({error.strerror}); free space, "
                 f"or name another folder, and resume: the {len(self)} targets in it are kept"
@@ -212,6 +214,7 @@ class CachedTeacher:
         missing = [number for number, value in enumerate(found) if value is None]
         if self._anywhere(bool(missing), device):
             live = self.live.targets(features, source)
+            check_targets(self.model, live)
             values = torch.cat([live[part].float() for part in self.live.parts], dim=-1).numpy(force=True)
             fresh = list({keys[n]: n for n in reversed(missing)}.values())
             if fresh:

@@ -123,6 +123,8 @@ class MultilingualDistillationLoss(nn.Module):
         )
         if cache is not None:
             self.teacher = CachedTeacher(self.teacher, cache)
+        # Of the last batch, for the trainer to look at where a loss is not a number.
+        self.targets: dict[str, Tensor] | None = None
         self.watched: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told = False
 
@@ -169,6 +171,7 @@ class MultilingualDistillationLoss(nn.Module):
         source, aim = joined(english), joined(target)
         order = torch.argsort(source["row"])
         self._warn(aim["sentence"])
+        self.targets = {name: value.detach() for name, value in aim.items() if name != "row"}
         parts: dict[str, Tensor] = {}
         names = {"sentence": "", "image_part": "_image_part"} if self.image_part else {"sentence": ""}
         weights = {"english": self.english_weight, "translated": 1 - self.english_weight}

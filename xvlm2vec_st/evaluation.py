@@ -15,9 +15,33 @@ from sentence_transformers.util import pairwise_cos_sim
 from xvlm2vec_st.batches import pictures_in
 from xvlm2vec_st.parallel import SOURCE, Item, items_of
 from xvlm2vec_st.pictures import picture_key
+from xvlm2vec_st.texts import as_text
 
 # What an input says and shows: equal names, equal inputs.
 Name = tuple[str, tuple[Hashable, ...]]
+
+
+class Twin(tuple):
+    """The name of one side of a pair, for `TranslationEvaluator`, which compares what it finds by `==`.
+
+    Equal to another one if either side is: where one English text has two translations, both are right.
+
+    >>> Twin(("cane", ()), ("a dog", ())) == Twin(("il cane", ()), ("a dog", ()))
+    True
+    """
+
+    other: Name
+
+    def __new__(cls, name: Name, other: Name) -> "Twin":
+        """The name, and that of the other side."""
+        twin = super().__new__(cls, name)
+        twin.other = other
+        return twin
+
+    def __eq__(self, value: object) -> bool:
+        return super().__eq__(value) or (isinstance(value, Twin) and self.other == value.other)
+
+    __hash__ = tuple.__hash__  # vectors are looked up by plain names
 
 
 class DriftEvaluator(MSEEvaluator):
@@ -70,8 +94,12 @@ class Encoded:
                 f"while held-out rows are scored, {batch_size} texts a batch; lower --batch-size "
                 "(and raise --accumulation), or pass --eval-rows 0"
             ):
+                # Without the model's default prompt, which training does not apply either.
                 found = model.encode(
-                    [item.given for item in items], batch_size=batch_size, show_progress_bar=False
+                    [as_text(item.given) for item in items],
+                    prompt="",
+                    batch_size=batch_size,
+                    show_progress_bar=False,
                 )
             named = names_of(items, len(block), languages)
             self.names += named
@@ -126,7 +154,13 @@ def parallel_evaluator(
         chosen = [number for number, text in enumerate(texts) if text is not None]
         twins = [english[number] for number in chosen]
         translated = [(texts[number], english[number][1]) for number in chosen]
-        evaluators.append(TranslationEvaluator(twins, translated, name=language))
+        evaluators.append(
+            TranslationEvaluator(
+                [Twin(*pair) for pair in zip(twins, translated, strict=True)],
+                [Twin(*pair) for pair in zip(translated, twins, strict=True)],
+                name=language,
+            )
+        )
     evaluators.append(DriftEvaluator(english, english, teacher_model=taught, name="english"))
     return HeldOutEvaluator(evaluators, rows, languages, batch_size)
 

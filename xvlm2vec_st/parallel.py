@@ -33,6 +33,7 @@ from xvlm2vec_st.reading import (
     row_of,
 )
 from xvlm2vec_st.tally import Tally, corpus_files
+from xvlm2vec_st.texts import as_text
 
 __all__ = [
     "ParallelCollator",
@@ -264,7 +265,7 @@ def items_of(
 def collate_group(group: str, items: list[Item], preprocess: Callable, given: bool = False) -> dict[str, Any]:
     """Preprocessed items, and what they are: see `ParallelCollator`."""
     features = {
-        **preprocess([item.given for item in items]),
+        **preprocess([as_text(item.given) for item in items]),
         "row": torch.tensor([item.row for item in items]),
         "language": torch.tensor([item.language for item in items]),
     }

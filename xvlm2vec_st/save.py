@@ -5,6 +5,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
 from xvlm2vec_st.families import pin_backend
+from xvlm2vec_st.finite import check_weights_finite
 
 
 def save_embedder(model: SentenceTransformer, folder: str | Path) -> None:
@@ -14,5 +15,6 @@ def save_embedder(model: SentenceTransformer, folder: str | Path) -> None:
     pixels then differ by up to 0.03. The choice is data of the module's config, which stock
     sentence-transformers obeys.
     """
+    check_weights_finite(model, f"{folder} is not saved", "lower the learning rate, or mend the checkpoint")
     model.save(str(folder))
     pin_backend(Path(folder), model[0])

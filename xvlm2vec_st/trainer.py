@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from datasets import Dataset
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -19,8 +21,10 @@ from torch.utils.data import DataLoader
 from xvlm2vec_st.budget import TokenBudgetBatches
 from xvlm2vec_st.checkpoints import seal
 from xvlm2vec_st.evaluation import enough_memory, parallel_evaluator  # noqa: F401 - its old place
+from xvlm2vec_st.finite import check_targets, not_finite
 from xvlm2vec_st.parallel import SOURCE, ParallelCollator
 from xvlm2vec_st.precision import warn_of_lost_updates
+from xvlm2vec_st.preprocessor import Preprocessor
 from xvlm2vec_st.sharding import check_plugin, filled, hollow, shard_on_cpu
 from xvlm2vec_st.stopping import StopOnSignal
 from xvlm2vec_st.streaming import ParallelStream
@@ -45,8 +49,9 @@ class DistillationTrainer(SentenceTransformerTrainer):
         stop: its `signal` says what ended the run early.
 
     Raises:
-        ValueError: settings of FSDP that cannot work (`check_plugin`). While training: a loss that is
-            no number, a row longer than the model, a device out of memory.
+        ValueError: settings of FSDP that cannot work (`check_plugin`); arguments of the base class that
+            this one does not take (`check_arguments`). While training: a loss that is not a number, a row
+            longer than the model, a device out of memory.
 
     Example::
 
@@ -69,9 +74,11 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self.batches = batches
         self._unsharded = model
         warn_of_lost_updates(model)
-        loss = kwargs.get("loss")
+        given = signature(SentenceTransformerTrainer).bind_partial(model, *args, **kwargs).arguments
+        loss = given.get("loss")
+        check_arguments(given, self.languages)
         collator = ParallelCollator(
-            model.preprocess,
+            Preprocessor(model),
             languages=tuple(languages),
             shared=getattr(loss, "shares_prefix", False),
             given=getattr(loss, "needs_given", False),
@@ -132,11 +139,26 @@ class DistillationTrainer(SentenceTransformerTrainer):
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():  # what a killed run left
             shutil.rmtree(folder)
-        self.accelerator.wait_for_everyone()
+        self.check_weights()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(folder)
+
+    def check_weights(self) -> None:
+        """Refuse to save weights that are not numbers; all processes must ask.
+
+        Raises:
+            ValueError: some are not, in any process.
+        """
+        names = list(not_finite(self.model.state_dict().items()))
+        count = torch.tensor(len(names), device=self.args.device)
+        if int(self.accelerator.reduce(count, reduction="sum")):
+            raise ValueError(
+                f"after update {self.state.global_step} the student's weights are not numbers "
+                f"({names[0] if names else 'in another process'}), and are not saved; lower --learning-rate "
+                "or --muon"
+            )
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         """Resume; an adapter is put back by peft, for the host's own loader drops DoRA's magnitudes."""
@@ -207,12 +229,20 @@ class DistillationTrainer(SentenceTransformerTrainer):
         result = super().compute_loss(model, inputs, *args, **kwargs)
         watched = getattr(self.loss, "watched", [])
         if not torch.isfinite(result[0] if isinstance(result, tuple) else result):
+            targets = getattr(self.loss, "targets", None)
+            if targets is not None:
+                check_targets(self.loss.teacher.model, targets)
             rows = sorted({int(r) for row, _, error in watched for r in row[~error.isfinite()]})
             named = [ids[row] for row in rows] if ids and rows else ids
+            cause = "look at their texts and images, lower --learning-rate, or train without --bf16"
+            if names := list(not_finite(self.model.state_dict().items())):
+                cause = (
+                    f"the student's weights are not numbers ({names[0]}); lower --learning-rate or --muon, "
+                    "and go on from an earlier checkpoint"
+                )
             raise ValueError(
-                f"the loss of update {self.state.global_step + 1} is no number; rows: "
-                f"{', '.join(named or '?')}; look at their texts and pictures, lower --learning-rate, "
-                "or train without --bf16"
+                f"the loss of update {self.state.global_step + 1} is not a number; rows: "
+                f"{', '.join(named or '?')}; {cause}"
             )
         if model.training:
             self._tally[0] += len(ids or ())
@@ -249,6 +279,35 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self._heard = torch.zeros(2, len(self.languages), dtype=torch.float64, device=device)
         self._tally = torch.zeros(2, dtype=torch.float64, device=device)
         self._since, self._from = time.perf_counter(), self.state.global_step
+
+
+def check_arguments(given: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Refuse what the base trainer takes and this one would leave aside.
+
+    Args:
+        given: arguments of the trainer, by name.
+        columns: languages that rows need, English among them.
+
+    Raises:
+        ValueError: prompts; several losses; rows of another kind; a column that is missing.
+    """
+    if getattr(given.get("args"), "prompts", None):
+        raise ValueError("prompts are not applied in distillation; write them into the corpus' texts")
+    if isinstance(given.get("loss"), dict):
+        raise ValueError("loss is a dict; pass one MultilingualDistillationLoss, for all rows")
+    for name in ("train_dataset", "eval_dataset"):
+        rows = given.get(name)
+        if rows is None or isinstance(rows, ParallelStream):
+            continue
+        if not isinstance(rows, Dataset):
+            raise ValueError(
+                f"{name} is a {type(rows).__name__}; pass rows of load_parallel, or a ParallelStream"
+            )
+        if missing := [column for column in ("id", "image", *columns) if column not in rows.column_names]:
+            raise ValueError(
+                f"{name} has no column {missing[0]!r}, but {', '.join(rows.column_names)}; pass these "
+                "languages to load_parallel too"
+            )
 
 
 class StartsAfterResume(transformers.TrainerCallback):
