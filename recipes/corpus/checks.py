@@ -13,6 +13,7 @@ from recipes.corpus.languages import SCRIPTS, common, language
 from recipes.corpus.pairing import mismatch
 from recipes.corpus.protect import numbers, placeholders, quotes
 from recipes.corpus.repair import ARTEFACT
+from xvlm2vec_st.inputs import text_inputs
 
 # A CJK character says about as much as so many letters.
 WIDE = 2.2
@@ -241,7 +242,7 @@ def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -
         return []
     place = {text: i for i, text in enumerate(texts)}
     vectors = model.encode(
-        texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        text_inputs(model, texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
     ).float()
     left, right = (vectors[[place[pair[side]] for pair in pairs]] for side in (0, 1))
     return (left * right).sum(-1).tolist()

@@ -1,0 +1,45 @@
+"""What a text, an id or a name may hold, and how one is shown in a message."""
+
+import re
+import unicodedata
+
+# Letters by their category that show nothing: Hangul fillers, the Braille blank.
+UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
+# A terminal acts on controls (C0, C1); marks of direction show a name the wrong way round.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def is_blank(text: str) -> bool:
+    r"""Whether a text shows nothing: white space, controls and characters without width alone.
+
+    >>> is_blank(" \u200b\0"), is_blank("\u200bdog")
+    (True, False)
+    """
+    return all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") or c in UNSEEN for c in text)
+
+
+def fault_of(text: str) -> str | None:
+    r"""Why a text cannot be stored or read, or None.
+
+    >>> fault_of("a\ud83d")
+    "holds half a character (\\ud83d) at column 2; write the whole one, or leave it out"
+    >>> fault_of("dog")
+    """
+    if found := HALF.search(text):
+        code = f"\\u{ord(found.group()):04x}"
+        return (
+            f"holds half a character ({code}) at column {found.start() + 1}; write the whole one, or leave it out"
+        )
+    if "\0" in text:
+        return f"holds a NUL character at column {text.index(chr(0)) + 1}; leave it out"
+    return None
+
+
+def printable(text: object) -> str:
+    r"""A value for a message: what a terminal would act on is written as its escape.
+
+    >>> printable("a\x1b[2J"), printable("dog: cane\n")
+    ('a\\x1b[2J', 'dog: cane\n')
+    """
+    return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], str(text))
