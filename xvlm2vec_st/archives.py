@@ -144,7 +144,8 @@ class Tar:
                 elif member.islnk():
                     links.append((member.name, member.linkname))
                 elif member.issym():
-                    links.append((member.name, posixpath.join(posixpath.dirname(member.name), member.linkname)))
+                    folder = posixpath.dirname(member.name)
+                    links.append((member.name, posixpath.join(folder, member.linkname)))
             end = archive.offset
         # A link points at a member or at another link.
         targets = {plain(name): plain(target) for name, target in links}
@@ -197,8 +198,8 @@ class Parquet:
             "bytes" in fields and any(test(fields["bytes"]) for test in binaries)
         ):
             raise UnfitMember(
-                f"{path}: columns {sorted(schema.names)}; pictures are a column 'image' of {{path, bytes}}, or "
-                "columns 'path' (texts) and 'bytes' (binary)"
+                f"{path}: columns {sorted(schema.names)}; images are a column 'image' of {{path, bytes}}, "
+                "or columns 'path' (texts) and 'bytes' (binary)"
             )
 
     def _group(self, group: int, part: str) -> pyarrow.ChunkedArray:
@@ -257,6 +258,21 @@ def picture_file(place: str) -> io.BytesIO | str:
     except BROKEN as error:
         reason = printable(error) or type(error).__name__
         raise ValueError(f"{path} is damaged ({reason}); copy it or pack it anew") from error
+
+
+def is_there(place: str) -> bool:
+    """Whether a path, or ARCHIVE::NAME, is a file.
+
+    Raises:
+        ValueError: as `picture_file`.
+    """
+    if split_place(place)[1] is None:
+        return os.path.isfile(place)
+    try:
+        picture_file(place)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def images_place(images: str | Path | None) -> Path | None:

@@ -72,7 +72,9 @@ class Encoded:
                 "(and raise --accumulation), or pass --eval-rows 0"
             ):
                 found = model.encode(
-                    text_inputs(model, [item.given for item in items]), batch_size=batch_size, show_progress_bar=False
+                    text_inputs(model, [item.given for item in items]),
+                    batch_size=batch_size,
+                    show_progress_bar=False,
                 )
             named = names_of(items, len(block), languages)
             self.names += named

@@ -25,8 +25,10 @@ RATIO = 200
 FREE = 64 * 2**20  # bytes that the ratio does not look at
 
 
-def byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+def byte_lines(path: str | Path, *, any_encoding: bool = False) -> Iterator[tuple[int, bytes]]:
     """(number, line) of a file, unpacked where it is gzip; a byte order mark is no part of the first line.
+
+    With `any_encoding`, for XML, which tells its own, UTF-16 is no error.
 
     Raises:
         ValueError: UTF-16 or another packing; a damaged gzip file, or one that grows out of proportion.
@@ -34,19 +36,22 @@ def byte_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     with open(path, "rb") as file:
         head = file.read(8)
         file.seek(0)
-        check_head(path, head)
+        encodings = () if any_encoding else FOREIGN
+        check_head(path, head, encodings)
         if not head.startswith(GZIP):
-            yield from numbered(path, file)
+            yield from numbered(path, file, encodings)
             return
         size = os.fstat(file.fileno()).st_size
         try:
             with gzip.open(file) as unpacked:
-                yield from numbered(path, unpacked, max(FREE, RATIO * size))
+                yield from numbered(path, unpacked, encodings, max(FREE, RATIO * size))
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: a damaged gzip file ({error}); copy it or pack it anew") from error
 
 
-def numbered(path: str | Path, file: BinaryIO, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
+def numbered(
+    path: str | Path, file: BinaryIO, encodings: tuple, limit: int | None = None
+) -> Iterator[tuple[int, bytes]]:
     """(number, line) of an open file of at most `limit` bytes.
 
     Raises:
@@ -55,9 +60,9 @@ def numbered(path: str | Path, file: BinaryIO, limit: int | None = None) -> Iter
     number, left = 0, -1 if limit is None else limit + 1
     while line := file.readline(left):
         number += 1
-        if number == 1:
+        if number == 1 and encodings:
             line = line.removeprefix(codecs.BOM_UTF8)
-            check_head(path, line[:8])
+            check_head(path, line[:8], encodings)
         if limit is not None:
             left -= len(line)
             if left <= 0:
@@ -68,16 +73,16 @@ def numbered(path: str | Path, file: BinaryIO, limit: int | None = None) -> Iter
         yield number, line
 
 
-def check_head(path: str | Path, head: bytes) -> None:
+def check_head(path: str | Path, head: bytes, encodings: tuple) -> None:
     """Refuse what is no UTF-8 by its first bytes.
 
     Raises:
         ValueError: its kind, and what to do.
     """
-    for start, kind, advice in FOREIGN:
+    for start, kind, advice in encodings:
         if head.startswith(start):
             raise ValueError(f"{path} is {kind}, not UTF-8; {advice.format(path=path)}")
-    if b"\0" in head[:4]:
+    if encodings and b"\0" in head[:4]:
         raise ValueError(
             f"{path} is UTF-16 or no text, not UTF-8; convert it: iconv -f utf-16le -t utf-8 {path}"
         )

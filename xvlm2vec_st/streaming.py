@@ -100,8 +100,8 @@ class ParallelStream(IterableDataset):
                         held[place] = (path, number, line)
             if found != self.rows:
                 raise ValueError(
-                    f"{names_of(self.paths)}: {self.rows:,} rows when the run started, {found:,} now; leave a "
-                    "corpus alone while it trains, and start anew with the changed one"
+                    f"{names_of(self.paths)}: {self.rows:,} rows when the run started, {found:,} now; leave "
+                    "a corpus alone while it trains, and start anew with the changed one"
                 )
             rng.shuffle(held)
             yield from held

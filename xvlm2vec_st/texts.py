@@ -23,14 +23,13 @@ def fault_of(text: str) -> str | None:
     r"""Why a text cannot be stored or read, or None.
 
     >>> fault_of("a\ud83d")
-    "holds half a character (\\ud83d) at column 2; write the whole one, or leave it out"
+    'holds half a character (\\ud83d) at column 2; write the whole one, or leave it out'
     >>> fault_of("dog")
     """
     if found := HALF.search(text):
         code = f"\\u{ord(found.group()):04x}"
-        return (
-            f"holds half a character ({code}) at column {found.start() + 1}; write the whole one, or leave it out"
-        )
+        where = f"at column {found.start() + 1}"
+        return f"holds half a character ({code}) {where}; write the whole one, or leave it out"
     if "\0" in text:
         return f"holds a NUL character at column {text.index(chr(0)) + 1}; leave it out"
     return None
