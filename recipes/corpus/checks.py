@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -23,6 +23,7 @@ REPEATED = re.compile(r"(.{2,60}?)\1{3,}", re.DOTALL)  # four times in a row
 # py3langid is sure of long texts only: below this many letters, or unless it gives another language
 # nearly all and the wanted one nearly nothing, it is not asked.
 LETTERS, SURE, ALMOST_NOTHING = 20, 0.9, 0.02
+ENOUGH = 10_000  # characters that it is shown
 # What the identifier takes for each other, or calls by another code.
 NEAR = (
     ("no", "nb", "nn", "da"),
@@ -116,17 +117,32 @@ def other_script(english: str, translation: str, code: str) -> str | None:
     ('собака', None)
     >>> other_script("a brown dog", "a brown dog runs", "el")
     'runs'
+    >>> other_script("a dog named Max", "Maxという名前の犬", "ja")
     """
     own = SCRIPTS[language(code).script]
     source = set(re.findall(r"\w+", english.casefold()))
     for word in re.findall(r"\w+", translation):
-        for letter in word:
-            # Marks of any script (category M) and letters common to many, such as ª, pass.
-            if unicodedata.category(letter)[0] == "L" and not _of_script(letter, own):
-                if word.casefold() not in source and not word.isupper():
-                    return word
-                break
+        for part in _foreign(word, own):
+            known = part.casefold() in source or part.strip("0123456789_").casefold() in source
+            if not known and not part.isupper():
+                return part
     return None
+
+
+def _foreign(word: str, own: tuple[str, ...]) -> Iterator[str]:
+    """The parts of a word in other scripts: without spaces, a name is one with the next word."""
+    part, has_letter = "", False
+    for character in word:
+        # Marks of any script (category M) and letters common to many, such as ª, pass.
+        letter = unicodedata.category(character)[0] == "L"
+        if letter and _of_script(character, own):
+            if has_letter:
+                yield part
+            part, has_letter = "", False
+        else:
+            part, has_letter = part + character, has_letter or letter
+    if has_letter:
+        yield part
 
 
 @cache
@@ -180,7 +196,7 @@ def wrong_language(english: str, translation: str, code: str) -> str | None:
     asked = {code, base, *near(base)}
     if sum(c.isalpha() for c in text) * (WIDE if width(text) > len(text) else 1) < LETTERS:
         return None
-    ranked = dict(identifier().rank(text))
+    ranked = dict(identifier().rank(text[:ENOUGH]))
     if not asked & ranked.keys():  # a language that the identifier does not know
         return None
     best = max(ranked, key=ranked.get)
