@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from xvlm2vec_st.terminal import quiet_libraries
+from xvlm2vec_st.texts import printable
 
 
 def run(main: Callable[[], object]) -> None:
@@ -16,7 +17,7 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(error)}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

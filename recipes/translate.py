@@ -50,6 +50,7 @@ from xvlm2vec_st.archives import images_place
 from xvlm2vec_st.folders import MOVING, FileDestination, expanded, remove
 from xvlm2vec_st.parallel import ParallelRow, check_languages
 from xvlm2vec_st.places import split_place
+from xvlm2vec_st.texts import printable
 
 # What a run writes in OUT.work.
 PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
@@ -143,7 +144,7 @@ def run_in(
         rows, missing = without_picture(rows)
         refused += missing
     for entry in refused[:10]:
-        print(f"refused: row {entry.id}: {entry.detail}")
+        print(printable(f"refused: row {entry.id}: {entry.detail}"))
     print(f"{len(rows):,} English rows, {len(refused):,} refused for their picture")
 
     # 2. Translate what is not known, batch by batch, into OUT.work.

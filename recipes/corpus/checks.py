@@ -17,6 +17,13 @@ from xvlm2vec_st.inputs import text_inputs
 
 # A CJK character says about as much as so many letters.
 WIDE = 2.2
+# A sentence's end: a mark and a new beginning, not the point of Mr. or of an initial.
+SENTENCE = re.compile(
+    r"(?<!\bMr)(?<!\bDr)(?<!\bSt)(?<!\bMs)(?<!\bvs)(?<!Mrs)(?<!\b\w)[.!?…؟۔։።][\"'”’»)]*(?=\s+[^\Wa-z\d_]|\s*$)"
+    r"|[。！？।॥။។][」』”)]*"
+)
+SENTENCE_END = re.compile(r"[.!?…؟۔։።。！？।॥။។]")
+BROKEN = ("\u2047", "\ufffd", "<unk>", "<UNK>", "[UNK]")
 SLACK = 10  # letters that both sides are given, since short texts differ widely
 RATIO = (0.4, 2.5)
 REPEATED = re.compile(r"(.{2,60}?)\1{3,}", re.DOTALL)  # four times in a row
@@ -54,6 +61,41 @@ def artefact(english: str, translation: str, code: str) -> str | None:
     """
     found = ARTEFACT.search(translation)
     return found.group() if found and not ARTEFACT.search(english) else None
+
+
+def broken(english: str, translation: str, code: str) -> str | None:
+    """What a translator writes for a word that it does not know.
+
+    >>> broken("a dog", "un ⁇ rosso", "it"), broken("a dog", "un <unk> cane", "it")
+    ('⁇', '<unk>')
+    """
+    return next((mark for mark in BROKEN if mark in translation and mark not in english), None)
+
+
+def lost_sentence(english: str, translation: str, code: str) -> str | None:
+    """A sentence lost: the English has several, the translation fewer than half of their marks and length.
+
+    >>> lost_sentence("Where was it? The whole town looks for him.", "Dov'era?", "it")
+    '2 sentences, 1 in the translation'
+    >>> lost_sentence("Look. A dog. It runs.", "Guarda, un cane che corre.", "it")
+    """
+    source, said = contents(english, translation, code)
+    before, after = sentences(source), sentences(said)
+    if before < 2 or after >= before:
+        return None
+    # Two short ones may be joined by a comma or a semicolon; then the length stays.
+    ratio = (SLACK + width(said.strip())) / (SLACK + width(source.strip()))
+    lost = ratio < (0.75 if after * 2 <= before else 0.6)
+    return f"{before} sentences, {after} in the translation" if lost else None
+
+
+def sentences(text: str) -> int:
+    """How many sentences a text has.
+
+    >>> sentences("Mr. Smith has 2.5 dogs. Is it so?"), sentences("犬。猫。")
+    (2, 2)
+    """
+    return len(SENTENCE.findall(text)) + (not SENTENCE_END.search(text.rstrip()[-3:]))
 
 
 def lost_placeholder(english: str, translation: str, code: str) -> str | None:
@@ -226,6 +268,8 @@ CHECKS: Mapping[str, Check] = {
     "empty": empty,
     "pairing": mismatch,
     "artefact": artefact,
+    "broken": broken,
+    "sentence": lost_sentence,
     "placeholder": lost_placeholder,
     "number": lost_number,
     "quote": lost_quote,
