@@ -56,6 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--corpus", nargs="+", metavar="SOURCE", help="English rows, as recipes.translate takes them")
     add("--mini", type=int, metavar="SCENES", help="instead: the mini world, two rows a scene")
     add("--images", type=expanded, help="the folder of the pictures; default: the source's own")
+    add("--outside-images", action="store_true", help="take images that lie outside that folder")
     add("--keep", nargs="*", default=[], metavar="LANGUAGE", help="what the model has learned before")
     add(
         "--rehearsal", type=float, default=0.7, help="the share of rows in which a kept language is rehearsed"
@@ -115,7 +116,8 @@ def run_in(place: Destination, args: argparse.Namespace, translator: Translator 
     )
 
     print("2/5  Where the model stands")
-    rows = load_parallel(held_out, codes, show_progress=False)
+    # Where the corpus was made, translate has looked at its images' names.
+    rows = load_parallel(held_out, codes, outside_images=True, show_progress=False)
     data = benchmarks(args, work) if args.mini else {}
     teacher = SentenceTransformer(args.model)
     before = scored(teacher, teacher, rows, codes, data, args.tasks, work / "before.json")
@@ -209,6 +211,7 @@ def parallel_corpus(
         sources = [str(work / "english" / "parallel.jsonl")]
     words = ["--corpus", *sources, "--to", *codes, "--out", str(out), "--translator", name]
     words += ["--dtype", args.dtype, *(["--images", str(args.images)] if args.images else [])]
+    words += ["--outside-images"] if args.outside_images else []
     return translate.main(words, translator)
 
 
@@ -291,7 +294,7 @@ def training(args: argparse.Namespace, codes: Sequence[str], corpus: Path, out: 
     options |= {key: value for key, value in chosen.items() if value}
     options |= {"lora": args.lora} if args.lora else {}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    words += ["--bf16"] if args.bf16 else []
+    words += ["--outside-images", *(["--bf16"] if args.bf16 else [])]
     begun = out.with_name(out.name + ".partial") / "arguments.json"
     return words + (["--resume"] if begun.is_file() else [])
 

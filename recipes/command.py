@@ -9,6 +9,7 @@ from typing import Any
 from recipes.numbers import check_numbers
 from xvlm2vec_st.failures import reason
 from xvlm2vec_st.terminal import quiet_libraries
+from xvlm2vec_st.texts import printable
 
 DEBUG = "--debug"
 
@@ -76,7 +77,7 @@ def run(main: Callable[[], object]) -> None:
         line = reason(error)
         if debug or line is None:
             raise
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {printable(line)}\n")
         raise SystemExit(2) from None
 
 

@@ -190,14 +190,15 @@ def rows(args: argparse.Namespace, languages: list[str]) -> tuple[Dataset | Para
         ValueError: as `load_parallel` and `ParallelStream`; more held out than half of the corpus, or
             rows to hold out of a stream.
     """
+    options = {"images": args.images, "outside_images": args.outside_images}
     if args.eval_corpus:
-        held_out = load_parallel(args.eval_corpus, languages, images=args.images)
+        held_out = load_parallel(args.eval_corpus, languages, **options)
     if args.stream:
         if args.eval_rows and not args.eval_corpus:
             raise ValueError("--stream sees its rows as it goes: pass --eval-corpus FILE, or --eval-rows 0")
-        stream = ParallelStream(args.corpus, languages, images=args.images, seed=args.seed)
+        stream = ParallelStream(args.corpus, languages, seed=args.seed, **options)
         return stream, held_out if args.eval_corpus else None
-    data = load_parallel(args.corpus, languages, images=args.images)
+    data = load_parallel(args.corpus, languages, **options)
     return (data, held_out) if args.eval_corpus else split(data, args.eval_rows, args.seed)
 
 

@@ -86,6 +86,12 @@ def corpus(add: Any) -> None:
         type=expanded,
         help="folder, zip, tar or parquet of the images; default: the corpus' folder",
     )
+    add(
+        "--outside-images",
+        action=FLAG,
+        default=False,
+        help="take rows' images that lie outside that folder, by '..', an absolute path or a link",
+    )
     add("--image-size", type=int, help="pixels of both sides in training; default: pictures as they are")
     add(
         "--stream",

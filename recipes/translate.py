@@ -46,8 +46,11 @@ from recipes.corpus.published import (
 from recipes.corpus.sources import Options, read_sources, sample
 from recipes.corpus.translators import DTYPES, MADLAD, Translator, load_translator
 from recipes.corpus.work import Tally, digest, plan, wanted_fields, waste_of, work_through
+from xvlm2vec_st.archives import images_place
 from xvlm2vec_st.folders import MOVING, FileDestination, expanded, remove
 from xvlm2vec_st.parallel import ParallelRow, check_languages
+from xvlm2vec_st.places import split_place
+from xvlm2vec_st.texts import printable
 
 # What a run writes in OUT.work.
 PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
@@ -67,7 +70,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--mmeb", nargs="+", default=[], metavar="SUBSET", help=f"of MMEB-train; 'all': {', '.join(SUBSETS)}")
     add("--mmeb-data", type=expanded, metavar="FOLDER", help="a copy of MMEB-train; default: the Hub's")
-    add("--images", type=expanded, help="the folder of the pictures; default: the source's own")
+    add("--images", type=expanded, help="folder, zip, tar or parquet of the images; default: the source's")
+    add("--outside-images", action="store_true", help="take images that lie outside that folder")
     add("--no-picture-check", action="store_true", help="keep rows whose picture is not there yet")
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="as in en=caption image=file id=key")
     add("--source-language", help="of a parallel source that does not tell it")
@@ -138,7 +142,7 @@ def run_in(
         rows, missing = without_picture(rows)
         refused += missing
     for entry in refused[:10]:
-        print(f"refused: row {entry.id}: {entry.detail}")
+        print(printable(f"refused: row {entry.id}: {entry.detail}"))
     print(f"{len(rows):,} English rows, {len(refused):,} refused for their picture")
 
     # 2. Translate what is not known, batch by batch, into OUT.work.
@@ -213,7 +217,8 @@ def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused
     options = Options(
         languages=args.to,
         columns=dict(pair.split("=", 1) for pair in args.columns),
-        images=args.images,
+        images=images_place(args.images),
+        outside_images=args.outside_images,
         pictures=args.out.with_suffix(".pictures"),
         limit=args.limit,
         seed=args.seed,
@@ -227,7 +232,7 @@ def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused
             chosen = sample(mmeb_records(data, subset), args.limit, f"{args.seed}/{subset}")
             own: list[ParallelRow] = []
             for number, record in chosen:
-                good, bad = mmeb_rows(number, record, subset, args.images or data)
+                good, bad = mmeb_rows(number, record, subset, options.images or data, args.outside_images)
                 own += good
                 wrong += bad
             if not args.no_picture_check:
@@ -318,6 +323,23 @@ def write_results(
         f"{place.named}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
         f"{out.with_suffix('.report.html')}"
     )
+    images = [row.image for row in merged.kept if row.image is not None]
+    if hint := how_to_train(images, args.images, out.parent):
+        print(hint)
+
+
+def how_to_train(images: Sequence[str], archive: Path | None, folder: Path) -> str | None:
+    """What recipes.distill must be told of a corpus' images, or None.
+
+    >>> how_to_train(["/data/1.png"], None, Path("/out"))
+    'its images lie outside /out: train with --outside-images'
+    >>> how_to_train(["/out/1.png"], None, Path("/out"))
+    """
+    if any(split_place(image)[1] is not None for image in images):
+        return f"its images lie in {archive}: train with --images {archive}"
+    if all(Path(image).is_relative_to(folder) for image in images):
+        return None
+    return f"its images lie outside {folder}: train with --outside-images"
 
 
 if __name__ == "__main__":

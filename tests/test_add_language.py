@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"corpus", "m", "m.corpus"}
     kept = tmp_path / "m.corpus" / "parallel.jsonl"
     assert {path.name for path in kept.parent.iterdir()} == {"parallel.jsonl", "parallel.refused.jsonl"}
-    rows = load_parallel(kept, ["pt"], show_progress=False)
+    rows = load_parallel(kept, ["pt"], outside_images=True, show_progress=False)
     assert len(rows) > 20 and sum(image is not None for image in rows["image"]) > 5
     with pytest.raises(ValueError, match="m.corpus exists"):
         (tmp_path / "m").rename(tmp_path / "elsewhere")

@@ -122,6 +122,15 @@ def test_ends_are_those_of_the_english_in_the_languages_script(english, translat
 REFUSED = [
     ("empty", "a dog", "  ", "it"),
     ("artefact", "a dog", "un #30 - cane", "it"),
+    ("broken", "a dog", "un <unk> cane", "it"),
+    ("broken", "a red dog", "un cane ⁇", "it"),
+    ("broken", "a red dog", "un cane \ufffd", "it"),
+    (
+        "sentence",
+        "The missing mobster was at your wedding? The whole town is looking for him.",
+        "Der vermisste Gangster war bei Ihrer Hochzeit?",
+        "de",
+    ),
     ("placeholder", "a {x} dog", "un cane", "it"),
     ("placeholder", "a dog", "<|image_1|> un cane", "it"),
     ("number", "3 dogs, 12 cats", "3 cani, dodici gatti", "it"),

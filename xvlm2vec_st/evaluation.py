@@ -13,9 +13,9 @@ from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, 
 from sentence_transformers.util import pairwise_cos_sim
 
 from xvlm2vec_st.batches import pictures_in
-from xvlm2vec_st.parallel import SOURCE, Item, items_of
+from xvlm2vec_st.inputs import text_inputs
+from xvlm2vec_st.parallel import SOURCE, Item, check_columns, items_of
 from xvlm2vec_st.pictures import picture_key
-from xvlm2vec_st.texts import as_text
 
 # What an input says and shows: equal names, equal inputs.
 Name = tuple[str, tuple[Hashable, ...]]
@@ -96,7 +96,7 @@ class Encoded:
             ):
                 # Without the model's default prompt, which training does not apply either.
                 found = model.encode(
-                    [as_text(item.given) for item in items],
+                    text_inputs(model, [item.given for item in items]),
                     prompt="",
                     batch_size=batch_size,
                     show_progress_bar=False,
@@ -143,6 +143,7 @@ def parallel_evaluator(
     Raises:
         ValueError: a language that no held-out row has; as `Encoded`, here and when it is called.
     """
+    check_columns(rows.column_names, languages)
     for language in languages:
         if all(text is None for text in rows[language]):
             raise ValueError(f"no held-out row has language {language!r}; hold out more rows")

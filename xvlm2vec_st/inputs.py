@@ -32,6 +32,25 @@ class InputError(ValueError):
         return InputError(next(places, self.row), self.item, self.reason)
 
 
+def text_input(given: Any) -> Any:
+    """A text as an input that is nothing but text, also where it is the address or path of an image.
+
+    sentence-transformers looks at a bare str and opens or fetches what looks like a file; it does not at
+    the text of a dict. Other inputs stay as they are.
+
+    >>> text_input("https://example.org/dog.png")
+    {'text': 'https://example.org/dog.png'}
+    """
+    return {"text": given} if isinstance(given, str) else given
+
+
+def text_inputs(model: Any, given: Sequence[Any]) -> list[Any]:
+    """Inputs for `encode` of a model: a model of texts alone takes a str as it is."""
+    if list(getattr(model, "modalities", ("text",))) == ["text"]:
+        return list(given)
+    return [text_input(item) for item in given]
+
+
 def open_inputs(inputs: Sequence[Any]) -> list[Any]:
     """The inputs with every image opened, each path and object once, and parts that are None left out.
 

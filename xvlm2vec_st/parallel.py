@@ -6,6 +6,7 @@
 the picture. All translations of a text stand in one row because they share its picture.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from PIL import Image
 from sentence_transformers.base.data_collator import BaseDataCollator
 from tqdm import tqdm
 
-from xvlm2vec_st.archives import KINDS, MARK, images_place, picture_file
+from xvlm2vec_st.archives import images_place, picture_file
 from xvlm2vec_st.images import check_regular, image_errors
 from xvlm2vec_st.images import open_image as open_pixels
 from xvlm2vec_st.images import upright_size as file_size
+from xvlm2vec_st.inputs import text_input
+from xvlm2vec_st.places import check_inside, image_place
 from xvlm2vec_st.reading import (
     SOURCE,
     ParallelRow,
@@ -32,8 +35,8 @@ from xvlm2vec_st.reading import (
     read_parallel,
     row_of,
 )
-from xvlm2vec_st.tally import Tally, corpus_files
-from xvlm2vec_st.texts import as_text
+from xvlm2vec_st.tally import Tally, check_present, corpus_files
+from xvlm2vec_st.texts import printable
 
 __all__ = [
     "ParallelCollator",
@@ -51,6 +54,7 @@ def load_parallel(
     languages: Sequence[str],
     *,
     images: str | Path | None = None,
+    outside_images: bool = False,
     show_progress: bool = True,
 ) -> Dataset:
     """A corpus of one file or several as a memory-mapped `datasets.Dataset`, checked in one pass.
@@ -59,23 +63,26 @@ def load_parallel(
     Pictures are found under `images`, a folder or a zip, tar or parquet file (default: a file's own
     folder), and opened, not yet decoded: every time, also where the rows come from the datasets cache.
 
+    Rows name no image outside of it, by `..`, an absolute path or a link, unless `outside_images` allows it.
+
     Raises:
         ValueError: a bad line, an id in two rows, a language twice or unknown to all files, a
-            missing or unreadable picture or archive, no rows. The message names file, line, and value.
+            missing, unreadable or outside picture or archive, no rows. The message names file, line, value.
     """
     paths = corpus_files([path] if isinstance(path, str | Path) else path)
     check_languages(languages)
     place = images_place(images)
     columns = [SOURCE, *languages]
-    stamps = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in paths)
+    check_present(paths, languages)
+    contents = tuple(map(digest_of, paths))
 
-    def rows(stamps: tuple) -> Iterator[dict[str, str | None]]:
-        """`stamps` are part of the cache's key: an edited file is read anew."""
+    def rows(contents: tuple) -> Iterator[dict[str, str | None]]:
+        """`contents` are part of the cache's key: an edited file is read anew."""
         tally = Tally(languages)
         with tqdm(desc=f"reading {paths[0].name}", unit=" rows", disable=not show_progress) as bar:
             for file, row in read_files(paths, languages):
                 tally.add(row, file)
-                image = None if row.image is None else located(row.image, place, file)
+                image = None if row.image is None else image_place(row.image, place or file.parent)
                 texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
                 yield {"id": row.id, "image": image, **texts}
                 bar.update()
@@ -83,22 +90,38 @@ def load_parallel(
 
     features = Features({name: Value("string") for name in ("id", "image", *columns)})
     try:
-        data = Dataset.from_generator(rows, features=features, gen_kwargs={"stamps": stamps})
+        data = Dataset.from_generator(rows, features=features, gen_kwargs={"contents": contents})
     except Exception as error:  # datasets wraps what a generator raises
         cause = error.__cause__
         if isinstance(cause, ValueError):
             raise cause from None
         raise
-    check_pictures(data, paths, show_progress=show_progress)
+    roots = None if outside_images else [os.path.realpath(place or file.parent) for file in paths]
+    check_pictures(data, paths, roots, show_progress=show_progress)
     return data
 
 
-def check_pictures(data: Dataset, paths: Sequence[Path], *, show_progress: bool) -> None:
+def digest_of(path: Path) -> str:
+    """What tells one content of a file from another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_pictures(
+    data: Dataset, paths: Sequence[Path], roots: list[str] | None, *, show_progress: bool
+) -> None:
     """Open each picture of a corpus once.
 
+    Args:
+        data: the rows.
+        paths: the corpus' files.
+        roots: the folders and archives that images must lie in; None: anywhere.
+        show_progress: whether a bar is shown.
+
     Raises:
-        ValueError: as `open_image`, with the row's file and line.
+        ValueError: as `open_image` and `check_inside`, with the row's file and line.
     """
+    roots = roots and list(dict.fromkeys(roots))
     seen: set[str] = set()
     columns = data.select_columns(["id", "image"])
     with tqdm(desc="opening pictures", total=len(data), unit=" rows", disable=not show_progress) as bar:
@@ -106,6 +129,8 @@ def check_pictures(data: Dataset, paths: Sequence[Path], *, show_progress: bool)
             for row, image in zip(part["id"], part["image"], strict=True):
                 if image is not None and image not in seen:
                     try:
+                        if roots is not None:
+                            check_row_inside(image, row, roots)
                         open_image(image, row).close()
                     except ValueError as error:
                         raise ValueError(f"{line_of(row, paths)}, {error}") from error
@@ -119,15 +144,29 @@ def line_of(row: str, paths: Sequence[Path]) -> str:
     return next(f"{p}, line {n}" for p, n, line in lines if row_of(p, n, line, ()).id == row)
 
 
-def located(image: str, images: str | Path | None, corpus: Path) -> str:
-    """Where a row's picture lies: a path, or ARCHIVE::NAME.
+def check_row_inside(image: str, row: str, roots: list[str]) -> None:
+    """As `check_inside`, with the row's id."""
+    try:
+        check_inside(image, roots)
+    except ValueError as error:
+        raise ValueError(f"row {printable(row)}: {error}") from error
 
-    >>> located("a/1.png", "all.zip", Path("c/parallel.jsonl")), located("1.png", None, Path("c/p.jsonl"))
-    ('all.zip::a/1.png', 'c/1.png')
+
+def check_columns(columns: Sequence[str], languages: Sequence[str]) -> None:
+    """Refuse rows without a column that training reads.
+
+    Raises:
+        ValueError: one that is missing, with what there is.
+
+    >>> check_columns(["id", "image", "en", "it"], ["it"])
     """
-    if images is not None and Path(images).suffix in KINDS:
-        return f"{images}{MARK}{image}"
-    return str((Path(images) if images is not None else corpus.parent) / image)
+    for name in ("id", "image", SOURCE, *languages):
+        if name not in columns:
+            kind = "language" if name in languages else "column"
+            raise ValueError(
+                f"the rows have no {kind} {name!r}, only {', '.join(columns)}; load them with "
+                "load_parallel(…, languages) for the languages that are trained"
+            )
 
 
 def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
@@ -147,10 +186,13 @@ def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
             return Image.open(file)
     except FileNotFoundError:
         raise ValueError(
-            f"row {row}: image {path} not found; pass --images with the folder or archive it is in"
+            f"row {printable(row)}: image {printable(path)} not found; pass --images with the folder or "
+            "archive it is in"
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"row {row}: image {path} cannot be read: {error}") from error
+        raise ValueError(
+            f"row {printable(row)}: image {printable(path)} cannot be read: {printable(error)}"
+        ) from error
 
 
 def upright_size(path: str, row: str) -> tuple[int, int]:
@@ -159,7 +201,9 @@ def upright_size(path: str, row: str) -> tuple[int, int]:
     try:
         return file_size(picture_file(path))
     except ValueError as error:
-        raise ValueError(f"row {row}: image {path} cannot be read: {error}") from error
+        raise ValueError(
+            f"row {printable(row)}: image {printable(path)} cannot be read: {printable(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -210,6 +254,8 @@ class ParallelCollator(BaseDataCollator):
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate a list of rows; groups without an item are left out."""
         groups: dict[str, list[Item]] = {}
+        for row in features:
+            check_columns(list(row), self.languages)
         items = list(items_of(features, (SOURCE, *self.languages), self.image_size))
         if self.stand_in and self.shared and all(isinstance(item.given, str) for item in items):
             blank = Image.new("RGB", (32, 32))
@@ -245,7 +291,7 @@ class ParallelCollator(BaseDataCollator):
         if isinstance(given, str):
             return len(self.tokenizer(given, truncation=False)["input_ids"])
         whole = {"text": {"truncation": False}}
-        return self.preprocess_fn([given], processing_kwargs=whole)["input_ids"].shape[1]
+        return self.preprocess_fn([text_input(given)], processing_kwargs=whole)["input_ids"].shape[1]
 
 
 def items_of(
@@ -265,7 +311,7 @@ def items_of(
 def collate_group(group: str, items: list[Item], preprocess: Callable, given: bool = False) -> dict[str, Any]:
     """Preprocessed items, and what they are: see `ParallelCollator`."""
     features = {
-        **preprocess([as_text(item.given) for item in items]),
+        **preprocess([text_input(item.given) for item in items]),
         "row": torch.tensor([item.row for item in items]),
         "language": torch.tensor([item.language for item in items]),
     }

@@ -1,11 +1,14 @@
 """Lines of corpus files as rows; what a row and a choice of languages must be."""
 
-import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from xvlm2vec_st.lines import byte_lines, decoded
+from xvlm2vec_st.texts import fault_of, is_blank
 
 SOURCE = "en"
 INDONESIAN = "'id' is the row's id; write Indonesian as 'ind'"
@@ -33,28 +36,104 @@ def parse_row(line: str, number: int, languages: Sequence[str]) -> ParallelRow:
     >>> parse_row('{"id": "7", "image": null, "en": "dog", "it": "cane"}', 1, ["it", "de"])
     ParallelRow(id='7', image=None, english='dog', translations={'it': 'cane'})
     """
+    record = record_of(line, number)
+    where = f"line {number}, id {shown(record.get('id'))}"
+    row_id = checked_id(record.get("id"), where)
+    image = checked_image(record.get("image"), where)
+    if record.get(SOURCE) is None:
+        raise ValueError(f"{where}: no English text ('{SOURCE}'); every row needs one")
+    texts = {lang: record[lang] for lang in (SOURCE, *languages) if record.get(lang) is not None}
+    for lang, text in texts.items():
+        if not isinstance(text, str) or is_blank(text):
+            raise ValueError(
+                f"{where}: the {lang!r} text is {shown(text)}; give a text, or leave the language out"
+            )
+        if fault := fault_of(text):
+            raise ValueError(f"{where}: the {lang!r} text {fault}")
+    return ParallelRow(row_id, image, texts.pop(SOURCE), texts)
+
+
+def record_of(line: str, number: int) -> dict[str, Any]:
+    """One line's JSON object.
+
+    Raises:
+        ValueError: no JSON, another value, a key twice; names the line.
+
+    >>> record_of('{"id": 7}', 1)
+    {'id': 7}
+    """
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"line {number}: no JSON ({error}): {line[:80]!r}") from error
     if not isinstance(record, dict):
         raise ValueError(
             f"line {number}: a JSON object is needed, got {type(record).__name__}: {line[:80]!r}"
         )
-    where = f"line {number}, id {record.get('id')!r}"
-    if not isinstance(record.get("id"), str | int):
+    return record
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: no JSON, brackets too deep, a number of too many digits, a key twice in an object.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("its brackets are too deep") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands in an object twice; leave one out")
+    return record
+
+
+def checked_id(value: Any, where: str) -> str:
+    """A row's id as a text.
+
+    Raises:
+        ValueError: neither a text nor a number, blank, or with half a character or a NUL.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{where}: 'id' must be a text or a number")
-    if not isinstance(record.get("image"), str | None):
-        raise ValueError(f"{where}: 'image' must be a path or null, got {record['image']!r}")
-    if record.get(SOURCE) is None:
-        raise ValueError(f"{where}: no English text ('{SOURCE}'); every row needs one")
-    texts = {lang: record[lang] for lang in (SOURCE, *languages) if record.get(lang) is not None}
-    for lang, text in texts.items():
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"{where}: the {lang!r} text is {text!r}; give a text, or leave the language out"
-            )
-    return ParallelRow(str(record["id"]), record.get("image"), texts.pop(SOURCE), texts)
+    if isinstance(value, str):
+        if is_blank(value):
+            raise ValueError(f"{where}: 'id' is blank; every row needs its own")
+        if fault := fault_of(value):
+            raise ValueError(f"{where}: 'id' {fault}")
+    return str(value)
+
+
+def checked_image(value: Any, where: str) -> str | None:
+    """A row's image as its path, or None.
+
+    Raises:
+        ValueError: neither a text nor null, blank, or with half a character or a NUL.
+    """
+    if not isinstance(value, str | None) or (value is not None and is_blank(value)):
+        raise ValueError(f"{where}: 'image' must be a path or null, got {shown(value)}")
+    if value is not None and (fault := fault_of(value)):
+        raise ValueError(f"{where}: 'image' {fault}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut where it is long.
+
+    >>> shown("a" * 200) == repr("a" * 80)[:-1] + "…'"
+    True
+    """
+    if isinstance(value, str) and len(value) > 80:
+        return repr(value[:80])[:-1] + "…'"
+    text = repr(value)
+    return text if isinstance(value, str) or len(text) <= 80 else text[:80] + "…"
 
 
 def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
@@ -68,12 +147,14 @@ def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[Parall
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of a file's lines that are not blank; a byte order mark is no part of the first."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if line.strip():
-                yield number, line
+    """(number, line) of a file's lines that are not blank.
+
+    Raises:
+        ValueError: as `byte_lines`.
+    """
+    for number, line in byte_lines(path):
+        if line.strip():
+            yield number, line
 
 
 def row_of(path: str | Path, number: int, line: bytes, languages: Sequence[str]) -> ParallelRow:
@@ -82,13 +163,9 @@ def row_of(path: str | Path, number: int, line: bytes, languages: Sequence[str])
     Raises:
         ValueError: as `parse_row`, with the file's name before it; no UTF-8; a text with an image token.
     """
+    text = decoded(path, number, line).strip()
     try:
-        row = parse_row(line.decode("utf-8").strip(), number, languages)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); "
-            f"convert it: iconv -f latin1 -t utf-8 {path}"
-        ) from error
+        row = parse_row(text, number, languages)
     except ValueError as error:
         raise ValueError(f"{path}, {error}") from error
     for lang, text in {SOURCE: row.english, **row.translations}.items():

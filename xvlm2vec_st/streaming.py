@@ -1,5 +1,6 @@
 """Corpora larger than memory: rows in a seeded order, dealt to processes, from any place on."""
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -9,9 +10,10 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from xvlm2vec_st.archives import images_place
-from xvlm2vec_st.parallel import located
+from xvlm2vec_st.places import check_inside, image_place
 from xvlm2vec_st.reading import SOURCE, check_languages, lines_of, read_files, row_of
-from xvlm2vec_st.tally import Tally, corpus_files
+from xvlm2vec_st.tally import Tally, check_present, corpus_files, names_of
+from xvlm2vec_st.texts import printable
 
 
 class ParallelStream(IterableDataset):
@@ -26,6 +28,7 @@ class ParallelStream(IterableDataset):
         paths: corpus files, as `load_parallel` reads them.
         languages: the translations to take.
         images: the folder or archive of the pictures; default: a file's own folder.
+        outside_images: whether rows may name images outside that folder.
         buffer: lines that are mixed; all of them lie in memory.
         seed: of the order.
 
@@ -33,7 +36,8 @@ class ParallelStream(IterableDataset):
         passed_over: batches a process has had before; they are not parsed again.
 
     Raises:
-        ValueError: as `load_parallel`, but for pictures; while reading too, as `row_of`.
+        ValueError: as `load_parallel`, but for pictures; while reading too, as `row_of`, and where the
+            files have another number of rows than at the start.
 
     Example::
 
@@ -47,13 +51,16 @@ class ParallelStream(IterableDataset):
         languages: Sequence[str],
         *,
         images: str | Path | None = None,
+        outside_images: bool = False,
         buffer: int = 10_000,
         seed: int = 0,
     ) -> None:
         check_languages(languages)
         self.paths = corpus_files(paths)
         self.languages, self.images = tuple(languages), images_place(images)
+        self.outside_images = outside_images
         self.buffer, self.seed = buffer, seed
+        check_present(self.paths, languages)
         tally = Tally(languages)
         for path, row in read_files(self.paths, languages):
             tally.add(row, path)
@@ -81,21 +88,45 @@ class ParallelStream(IterableDataset):
         for epoch in count():
             rng = random.Random(f"{self.seed}/{epoch}")
             held: list[tuple[Path, int, bytes]] = []
+            found = 0
             for path in rng.sample(self.paths, len(self.paths)):
-                for number, line in lines_of(path):
+                for number, line in self.lines_of(path):
+                    found += 1
                     if len(held) < self.buffer:
                         held.append((path, number, line))
                     else:
                         place = rng.randrange(self.buffer)
                         yield held[place]
                         held[place] = (path, number, line)
+            if found != self.rows:
+                raise ValueError(
+                    f"{names_of(self.paths)}: {self.rows:,} rows when the run started, {found:,} now; leave "
+                    "a corpus alone while it trains, and start anew with the changed one"
+                )
             rng.shuffle(held)
             yield from held
+
+    def lines_of(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        """As `reading.lines_of`; a file that was removed meanwhile is named."""
+        try:
+            yield from lines_of(path)
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be read any more ({error.strerror}); leave a corpus alone while it trains"
+            ) from error
 
     def parsed(self, path: Path, number: int, line: bytes) -> dict[str, Any]:
         """A line as `load_parallel` has a row."""
         row = row_of(path, number, line, self.languages)
-        image = None if row.image is None else located(row.image, self.images, path)
+        image = None
+        if row.image is not None:
+            root = self.images or path.parent
+            image = image_place(row.image, root)
+            if not self.outside_images:
+                try:
+                    check_inside(image, [os.path.realpath(root)])
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}, row {printable(row.id)}: {error}") from error
         return {
             "id": row.id,
             "image": image,

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xvlm2vec_st.lines import decoded
+from xvlm2vec_st.reading import lines_of, record_of
+from xvlm2vec_st.texts import printable
+
 
 class Tally:
     """Counts rows as they are read: each id once, every language in some row.
@@ -41,12 +45,45 @@ class Tally:
         Raises:
             ValueError: no rows; a language that no row has.
         """
-        names = ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
         if not self.rows:
-            raise ValueError(f"{names or 'no files'}: no rows")
-        for language in self.languages:
-            if language not in self._found:
-                raise ValueError(f"{names}: no row has language {language!r}; ask for one that is there")
+            raise ValueError(f"{names_of(paths) or 'no files'}: no rows")
+        refuse_missing([code for code in self.languages if code not in self._found], paths)
+
+
+def check_present(paths: Sequence[Path], languages: Sequence[str]) -> None:
+    """Find a row of each language; reading stops when all are found, as a rule after a few rows.
+
+    Raises:
+        ValueError: a language that no row has; a line that is no JSON object.
+    """
+    missing, rows = set(languages), 0
+    for path in paths:
+        for number, line in lines_of(path):
+            if not missing:
+                return
+            rows += 1
+            text = decoded(path, number, line)
+            try:
+                record = record_of(text, number)
+            except ValueError as error:
+                raise ValueError(f"{path}, {error}") from error
+            missing.difference_update([key for key, value in record.items() if value is not None])
+    if rows:
+        refuse_missing([code for code in languages if code in missing], paths)
+
+
+def refuse_missing(missing: Sequence[str], paths: Sequence[Path]) -> None:
+    """Name the languages that no row has, if any."""
+    if missing:
+        more = f", nor {len(missing) - 1:,} others" if len(missing) > 1 else ""
+        raise ValueError(
+            f"{names_of(paths)}: no row has language {missing[0]!r}{more}; ask for one that is there"
+        )
+
+
+def names_of(paths: Sequence[Path]) -> str:
+    """Files for a message: three, and how many more."""
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def corpus_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -59,5 +96,5 @@ def corpus_files(paths: Sequence[str | Path]) -> list[Path]:
         raise ValueError("no corpus files; name at least one")
     for path in paths:
         if not Path(path).is_file():
-            raise ValueError(f"{path}: no such corpus file")
+            raise ValueError(f"{printable(path)}: no such corpus file")
     return [Path(path).parent.resolve() / Path(path).name for path in paths]

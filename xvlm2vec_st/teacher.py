@@ -8,8 +8,8 @@ from torch import Tensor
 
 from xvlm2vec_st.batches import pictures_in
 from xvlm2vec_st.cache import preprocessing
+from xvlm2vec_st.inputs import text_inputs
 from xvlm2vec_st.states import compared, head_of, image_marks, selected, token_states, width_of
-from xvlm2vec_st.texts import as_text
 
 
 class Teacher(Protocol):
@@ -87,7 +87,7 @@ class FrozenTeacher:
                     f"row {row} of the batch has a picture, and the teacher reads {self.model[0].modalities} "
                     "only; leave pictures out of the corpus, or take a teacher that sees them"
                 )
-        own = self.model.preprocess([as_text(item) for item in features["given"]])
+        own = self.model.preprocess(text_inputs(self.model, features["given"]))
         return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in own.items()}
 
     @torch.no_grad()

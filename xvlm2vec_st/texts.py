@@ -1,18 +1,44 @@
-"""A text of a corpus is embedded as text, whatever it says."""
+"""What a text, an id or a name may hold, and how one is shown in a message."""
 
-from typing import Any
+import re
+import unicodedata
 
-from sentence_transformers.base.modality import infer_modality
+# Letters by their category that show nothing: Hangul fillers, the Braille blank.
+UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
+# A terminal acts on controls (C0, C1); marks of direction show a name the wrong way round.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+HALF = re.compile(r"[\ud800-\udfff]")
 
 
-def as_text(item: Any) -> Any:
-    """An input whose text nothing fetches or opens.
+def is_blank(text: str) -> bool:
+    r"""Whether a text shows nothing: white space, controls and characters without width alone.
 
-    sentence-transformers 6.2 takes a str that is the address of an image, or the path of one that exists,
-    for that image (`infer_modality`), and likewise videos and sounds. A dict with "text" alone is never
-    guessed at. Other inputs stay as they are.
-
-    >>> as_text("a dog"), as_text("https://example.org/dog.png")
-    ('a dog', {'text': 'https://example.org/dog.png'})
+    >>> is_blank(" \u200b\0"), is_blank("\u200bdog")
+    (True, False)
     """
-    return {"text": item} if isinstance(item, str) and infer_modality(item) != "text" else item
+    return all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") or c in UNSEEN for c in text)
+
+
+def fault_of(text: str) -> str | None:
+    r"""Why a text cannot be stored or read, or None.
+
+    >>> fault_of("a\ud83d")
+    'holds half a character (\\ud83d) at column 2; write the whole one, or leave it out'
+    >>> fault_of("dog")
+    """
+    if found := HALF.search(text):
+        code = f"\\u{ord(found.group()):04x}"
+        where = f"at column {found.start() + 1}"
+        return f"holds half a character ({code}) {where}; write the whole one, or leave it out"
+    if "\0" in text:
+        return f"holds a NUL character at column {text.index(chr(0)) + 1}; leave it out"
+    return None
+
+
+def printable(text: object) -> str:
+    r"""A value for a message: what a terminal would act on is written as its escape.
+
+    >>> printable("a\x1b[2J"), printable("dog: cane\n")
+    ('a\\x1b[2J', 'dog: cane\n')
+    """
+    return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], str(text))

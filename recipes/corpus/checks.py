@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -13,16 +13,24 @@ from recipes.corpus.languages import SCRIPTS, common, language
 from recipes.corpus.pairing import mismatch
 from recipes.corpus.protect import numbers, placeholders, quotes
 from recipes.corpus.repair import ARTEFACT
-from xvlm2vec_st.texts import as_text
+from xvlm2vec_st.inputs import text_inputs
 
 # A CJK character says about as much as so many letters.
 WIDE = 2.2
+# A sentence's end: a mark and a new beginning, not the point of Mr. or of an initial.
+SENTENCE = re.compile(
+    r"(?<!\bMr)(?<!\bDr)(?<!\bSt)(?<!\bMs)(?<!\bvs)(?<!Mrs)(?<!\b\w)[.!?…؟۔։።][\"'”’»)]*(?=\s+[^\Wa-z\d_]|\s*$)"
+    r"|[。！？।॥။។][」』”)]*"
+)
+SENTENCE_END = re.compile(r"[.!?…؟۔։።。！？।॥။។]")
+BROKEN = ("\u2047", "\ufffd", "<unk>", "<UNK>", "[UNK]")
 SLACK = 10  # letters that both sides are given, since short texts differ widely
 RATIO = (0.4, 2.5)
 REPEATED = re.compile(r"(.{2,60}?)\1{3,}", re.DOTALL)  # four times in a row
 # py3langid is sure of long texts only: below this many letters, or unless it gives another language
 # nearly all and the wanted one nearly nothing, it is not asked.
 LETTERS, SURE, ALMOST_NOTHING = 20, 0.9, 0.02
+ENOUGH = 10_000  # characters that it is shown
 # What the identifier takes for each other, or calls by another code.
 NEAR = (
     ("no", "nb", "nn", "da"),
@@ -53,6 +61,41 @@ def artefact(english: str, translation: str, code: str) -> str | None:
     """
     found = ARTEFACT.search(translation)
     return found.group() if found and not ARTEFACT.search(english) else None
+
+
+def broken(english: str, translation: str, code: str) -> str | None:
+    """What a translator writes for a word that it does not know.
+
+    >>> broken("a dog", "un ⁇ rosso", "it"), broken("a dog", "un <unk> cane", "it")
+    ('⁇', '<unk>')
+    """
+    return next((mark for mark in BROKEN if mark in translation and mark not in english), None)
+
+
+def lost_sentence(english: str, translation: str, code: str) -> str | None:
+    """A sentence lost: the English has several, the translation fewer than half of their marks and length.
+
+    >>> lost_sentence("Where was it? The whole town looks for him.", "Dov'era?", "it")
+    '2 sentences, 1 in the translation'
+    >>> lost_sentence("Look. A dog. It runs.", "Guarda, un cane che corre.", "it")
+    """
+    source, said = contents(english, translation, code)
+    before, after = sentences(source), sentences(said)
+    if before < 2 or after >= before:
+        return None
+    # Two short ones may be joined by a comma or a semicolon; then the length stays.
+    ratio = (SLACK + width(said.strip())) / (SLACK + width(source.strip()))
+    lost = ratio < (0.75 if after * 2 <= before else 0.6)
+    return f"{before} sentences, {after} in the translation" if lost else None
+
+
+def sentences(text: str) -> int:
+    """How many sentences a text has.
+
+    >>> sentences("Mr. Smith has 2.5 dogs. Is it so?"), sentences("犬。猫。")
+    (2, 2)
+    """
+    return len(SENTENCE.findall(text)) + (not SENTENCE_END.search(text.rstrip()[-3:]))
 
 
 def lost_placeholder(english: str, translation: str, code: str) -> str | None:
@@ -116,17 +159,32 @@ def other_script(english: str, translation: str, code: str) -> str | None:
     ('собака', None)
     >>> other_script("a brown dog", "a brown dog runs", "el")
     'runs'
+    >>> other_script("a dog named Max", "Maxという名前の犬", "ja")
     """
     own = SCRIPTS[language(code).script]
     source = set(re.findall(r"\w+", english.casefold()))
     for word in re.findall(r"\w+", translation):
-        for letter in word:
-            # Marks of any script (category M) and letters common to many, such as ª, pass.
-            if unicodedata.category(letter)[0] == "L" and not _of_script(letter, own):
-                if word.casefold() not in source and not word.isupper():
-                    return word
-                break
+        for part in _foreign(word, own):
+            known = part.casefold() in source or part.strip("0123456789_").casefold() in source
+            if not known and not part.isupper():
+                return part
     return None
+
+
+def _foreign(word: str, own: tuple[str, ...]) -> Iterator[str]:
+    """The parts of a word in other scripts: without spaces, a name is one with the next word."""
+    part, has_letter = "", False
+    for character in word:
+        # Marks of any script (category M) and letters common to many, such as ª, pass.
+        letter = unicodedata.category(character)[0] == "L"
+        if letter and _of_script(character, own):
+            if has_letter:
+                yield part
+            part, has_letter = "", False
+        else:
+            part, has_letter = part + character, has_letter or letter
+    if has_letter:
+        yield part
 
 
 @cache
@@ -180,7 +238,7 @@ def wrong_language(english: str, translation: str, code: str) -> str | None:
     asked = {code, base, *near(base)}
     if sum(c.isalpha() for c in text) * (WIDE if width(text) > len(text) else 1) < LETTERS:
         return None
-    ranked = dict(identifier().rank(text))
+    ranked = dict(identifier().rank(text[:ENOUGH]))
     if not asked & ranked.keys():  # a language that the identifier does not know
         return None
     best = max(ranked, key=ranked.get)
@@ -210,6 +268,8 @@ CHECKS: Mapping[str, Check] = {
     "empty": empty,
     "pairing": mismatch,
     "artefact": artefact,
+    "broken": broken,
+    "sentence": lost_sentence,
     "placeholder": lost_placeholder,
     "number": lost_number,
     "quote": lost_quote,
@@ -242,10 +302,7 @@ def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -
         return []
     place = {text: i for i, text in enumerate(texts)}
     vectors = model.encode(
-        [as_text(text) for text in texts],
-        convert_to_tensor=True,
-        normalize_embeddings=True,
-        show_progress_bar=False,
+        text_inputs(model, texts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
     ).float()
     left, right = (vectors[[place[pair[side]] for pair in pairs]] for side in (0, 1))
     return (left * right).sum(-1).tolist()

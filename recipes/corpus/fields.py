@@ -33,6 +33,7 @@ MMEB_INSTRUCTIONS = (
     'Select the portion of the image that follows the language expressions: "{x}"',
 )
 ENDS = ".?!"
+SHORT = 10_000  # characters of a text whose parts are kept
 SPEAKER = re.compile(r"^(\s*[A-Z]\s*[:.)]\s*)(?=\S)")  # "Q: ", "A:", "B) "
 LABEL = re.compile(r"^(\s*)(Question|Answer|Caption|Context|Title|Options?)(\s*:\s*)(?=\S)")
 
@@ -83,11 +84,10 @@ def _pattern(instruction: str) -> re.Pattern:
     ends = f"(?P<ending>[{ENDS}]*)"
     if not x:
         return re.compile(f"{before}{ends}", re.IGNORECASE)
-    before = before.removesuffix(r"\ ") + r"\s*"
+    before = before.removesuffix(r"\ ") + r"\s*+"  # possessive: nothing is tried twice
     return re.compile(f"{before}(?P<x>.+?){after}{ends if after else ''}", re.IGNORECASE | re.DOTALL)
 
 
-@lru_cache(maxsize=4096)  # several checks in a row part the same text
 def split_text(text: str, code: str = "en") -> Split:
     r"""Part a text of a language into its instruction and the pieces of its own content.
 
@@ -96,6 +96,10 @@ def split_text(text: str, code: str = "en") -> Split:
     >>> split_text("Q: a dog?\nA: no").pieces
     (('Q: ', False), ('a dog?', True), ('\n', False), ('A: ', False), ('no', True))
     """
+    return _known_split(text, code) if len(text) <= SHORT else _split(text, code)
+
+
+def _split(text: str, code: str) -> Split:
     body = text.strip()
     if not body:
         return Split(text, None, (), "", "")
@@ -108,6 +112,10 @@ def split_text(text: str, code: str = "en") -> Split:
     return Split(head, None, split_lines(body), "", tail)
 
 
+# Several checks in a row part the same text; long ones would fill the memory.
+_known_split = lru_cache(maxsize=4096)(_split)
+
+
 def split_lines(text: str) -> tuple[tuple[str, bool], ...]:
     r"""(piece, whether to translate it): line breaks, speakers, and what has no letter stay.
 
@@ -115,7 +123,7 @@ def split_lines(text: str) -> tuple[tuple[str, bool], ...]:
     (('Question', True), (': ', False), ('how many?', True), ('\n\n 12', False))
     """
     parts: list[tuple[str, bool]] = []
-    for line in re.split(r"(\s*\n\s*)", text):
+    for line in re.split(r"((?<!\s)\s*\n\s*)", text):
         if label := LABEL.match(line):
             parts += [(label[1], False), (label[2], True), (label[3], False)]
             line = line[label.end() :]
@@ -126,13 +134,13 @@ def split_lines(text: str) -> tuple[tuple[str, bool], ...]:
             parts += [(line.rstrip(), _has_letters(line)), (line[len(line.rstrip()) :], False)]
         else:
             parts.append((line, _has_letters(line)))
-    joined: list[tuple[str, bool]] = []
+    joined: list[tuple[list[str], bool]] = []
     for piece, translate in parts:
         if joined and not translate and not joined[-1][1] and not SPEAKER.match(f"{piece}x"):
-            joined[-1] = (joined[-1][0] + piece, False)
+            joined[-1][0].append(piece)
         elif piece:
-            joined.append((piece, translate))
-    return tuple(joined)
+            joined.append(([piece], translate))
+    return tuple(("".join(some), translate) for some, translate in joined)
 
 
 def _has_letters(text: str) -> bool:
@@ -173,13 +181,13 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
     """
     split = split_text(text)
     target = language(code)
-    own = ""
+    own: list[str] = []
     for piece, translate in split.pieces:
         said = strip_artefact(piece, translated(piece).strip()) if translate else piece
         if not said.strip() and translate:
             return ""
-        own += repair_end(piece, said, target) if translate else said
-    instruction = own
+        own.append(repair_end(piece, said, target) if translate else said)
+    instruction = "".join(own)
     if split.instruction:
         known = instruction_table().get(split.instruction, {})
         instruction = known.get(code)
@@ -191,7 +199,7 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
             instruction = repair_end(field, said, target) + split.instruction[len(field) :]
         if split.ending:
             instruction += target.marks.get(mark_class(split.ending, "en"), split.ending)
-        instruction = instruction.replace("{x}", own)
+        instruction = instruction.replace("{x}", "".join(own))
     return split.head + instruction + split.tail
 
 

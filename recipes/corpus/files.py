@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,21 @@ import pyarrow
 import pyarrow.parquet
 from datasets import DatasetDict, Image, load_dataset, load_from_disk
 
+from xvlm2vec_st.lines import byte_lines, decoded
+
 Record = Mapping[str, Any]
 
 
 def lines_of(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file; without `blank`, blank lines are passed over.
+    """(number, line) of a UTF-8 file, plain or gzip; without `blank`, blank lines are passed over.
 
     Raises:
-        ValueError: another encoding, with the line and what to do.
+        ValueError: another encoding, with the line and what to do; a damaged gzip file.
     """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column "
-                    f"{error.start + 1}); convert it: iconv -f latin1 -t utf-8 {path}"
-                ) from error
-            if blank or text.strip():
-                yield number, text
+    for number, line in byte_lines(path):
+        text = decoded(path, number, line)
+        if blank or text.strip():
+            yield number, text
 
 
 def table_records(path: Path) -> Iterator[Record]:
@@ -41,11 +36,11 @@ def table_records(path: Path) -> Iterator[Record]:
     text = "".join(line for _, line in lines_of(path, blank=True))
     csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters
     # Without `strict`, a quote that is not closed takes in all rows to the file's end.
-    form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {"strict": True}
+    form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if ".tsv" in path.suffixes else {"strict": True}
     rows = csv.DictReader(io.StringIO(text), **form)
     line = 1
     try:
-        rows.fieldnames  # noqa: B018 - reads the head
+        check_head(rows.fieldnames or [])
         line = rows.line_num + 1
         for record in rows:
             if any(record.get(None, ())):
@@ -56,6 +51,20 @@ def table_records(path: Path) -> Iterator[Record]:
         raise ValueError(f"line {line}: {error}; close each quote, double one inside a cell") from error
 
 
+def check_head(names: Sequence[str]) -> None:
+    """Refuse a head that has one name twice: which column is meant?
+
+    Raises:
+        ValueError: there is one, with its columns' numbers.
+
+    >>> check_head(["id", "en", "it"])
+    """
+    for name in names:
+        if name and names.count(name) > 1:
+            places = ", ".join(str(place) for place, other in enumerate(names, 1) if other == name)
+            raise ValueError(f"line 1: columns {places} are all named {name!r}; give each its own name")
+
+
 def parquet_records(path: Path) -> Iterator[Record]:
     """Records of a parquet file, a thousand in memory at a time.
 
@@ -63,9 +72,12 @@ def parquet_records(path: Path) -> Iterator[Record]:
         ValueError: it is none.
     """
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000):
-            yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid as error:
+        file = pyarrow.parquet.ParquetFile(path)
+        check_head(file.schema_arrow.names)
+        for batch in file.iter_batches(1000):
+            records = batch.to_pylist()
+            yield from records
+    except (pyarrow.ArrowException, OSError, UnicodeError, TypeError, OverflowError) as error:
         raise ValueError(f"no parquet file: {error}") from error
 
 

@@ -1,7 +1,8 @@
 """Parallel text that people wrote: Unicode CLDR names, gettext catalogues, TMX and Moses files."""
 
+import struct
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import polib
@@ -9,7 +10,9 @@ import polib
 from mmmeb_tasks.mini.world import load_world
 from recipes.corpus.files import lines_of
 from recipes.corpus.languages import common
+from xvlm2vec_st.lines import byte_lines
 from xvlm2vec_st.parallel import ParallelRow
+from xvlm2vec_st.texts import fault_of, is_blank, printable
 
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
@@ -38,8 +41,9 @@ def catalogue_rows(
     """
     try:
         catalogue = (polib.pofile if path.suffix == ".po" else polib.mofile)(str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no gettext catalogue: {error}") from error
+    # polib's reader of .mo files follows offsets that may lead anywhere.
+    except (OSError, UnicodeError, struct.error, LookupError, ValueError, TypeError, MemoryError) as error:
+        raise ValueError(f"{path}: no gettext catalogue: {printable(error)}") from error
     code = source_language or catalogue_language(path, catalogue.metadata, languages)
     number = 0
     for entry in catalogue:
@@ -49,8 +53,9 @@ def catalogue_rows(
         # Form 0 is for one; a language with a single form says with it what English says of many.
         english = entry.msgid_plural if len(forms) == 1 else entry.msgid
         said = forms[0] if forms else entry.msgstr
-        if english.strip() and said.strip():
+        if not is_blank(english) and not is_blank(said):
             number += 1
+            check_texts([english, said], f"{path}, entry {number}")
             yield ParallelRow(str(number), None, english, {code: said} if code in languages else {})
 
 
@@ -82,16 +87,39 @@ def tmx_rows(path: Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
     """
     number = 0
     try:
-        for _, element in ElementTree.iterparse(path):
+        for _, element in ElementTree.iterparse(Unpacked(path)):
             if element.tag.split("}")[-1] != "tu":
                 continue
             number += 1
             texts = unit_texts(element, languages)
             element.clear()
+            check_texts(texts.values(), f"{path}, unit {number}")
             if english := texts.pop("en", None):
                 yield ParallelRow(str(number), None, english, texts)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: no TMX file: {error}") from error
+    except (ElementTree.ParseError, LookupError, RecursionError) as error:
+        raise ValueError(f"{path}: no TMX file: {printable(error)}") from error
+
+
+class Unpacked:
+    """A file, plain or gzip, for a reader of bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.pieces = (line for _, line in byte_lines(path, any_encoding=True))
+
+    def read(self, size: int) -> bytes:
+        """The next line; nothing at the end."""
+        return next(self.pieces, b"")
+
+
+def check_texts(texts: Iterable[str], where: str) -> None:
+    """Refuse half characters and NULs.
+
+    Raises:
+        ValueError: there is one, with its place.
+    """
+    for text in texts:
+        if fault := fault_of(text):
+            raise ValueError(f"{where}: a text {fault}")
 
 
 def unit_texts(unit: ElementTree.Element, languages: Sequence[str]) -> dict[str, str]:
@@ -154,6 +182,10 @@ def moses_rows(path: Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
     english = sides.pop("en")
     for number, text in english.items():
         said = {code: side[number].strip() for code, side in sides.items() if number in side}
+        said = {code: line for code, line in said.items() if not is_blank(line)}
+        check_texts([text, *said.values()], f"{path}, line {number}")
+        if is_blank(text):
+            continue
         yield ParallelRow(str(number), None, text.strip(), said)
 
 

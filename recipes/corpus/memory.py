@@ -73,7 +73,7 @@ def read_memory(places: Iterable[Path]) -> dict[Key, str | None]:
     """All translations in folders and files; torn lines are passed over.
 
     Raises:
-        ValueError: a place that is not there.
+        ValueError: a place that is not there, or a line of another kind of file.
     """
     known: dict[Key, str | None] = {}
     for place in places:
@@ -83,8 +83,11 @@ def read_memory(places: Iterable[Path]) -> dict[Key, str | None]:
             )
         for path in sorted(place.glob("shard-*.jsonl")) if place.is_dir() else [place]:
             with path.open("rb") as lines:
-                for line in lines:
-                    known |= batch_of(line)
+                for number, line in enumerate(lines, 1):
+                    try:
+                        known |= batch_of(line)
+                    except ValueError as error:
+                        raise ValueError(f"{path}, line {number}: {error}") from error
     return known
 
 
@@ -98,9 +101,23 @@ def batch_of(line: bytes) -> dict[Key, str | None]:
     """
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return {(record["to"], text): said for text, said in record["texts"]}
+    code, texts = (record.get("to"), record.get("texts")) if isinstance(record, dict) else (None, None)
+    if not isinstance(code, str) or not isinstance(texts, list) or not all(map(_is_pair, texts)):
+        raise ValueError(
+            "no batch of a translation memory ('to', 'texts'); give the folder OUT.work of another run, or a "
+            "file of it, not a corpus (pass that with --corpus)"
+        )
+    return {(code, text): said for text, said in texts}
+
+
+def _is_pair(entry: object) -> bool:
+    """Whether it is a text and its translation, or None for an unfinished one."""
+    match entry:
+        case [str(), str() | None]:
+            return True
+    return False
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
@@ -129,7 +146,15 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
 def read_run(folder: Path) -> dict[str, str | int]:
     """What a work folder was begun with; nothing where it was not."""
     path = folder / "run.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged; remove it, or the whole folder with --overwrite")
+    return found
 
 
 def changed(before: Mapping[str, str | int], settings: Mapping[str, str | int]) -> list[str]:

@@ -10,7 +10,9 @@ from recipes.corpus.checks import contents, refusal, similarities
 from recipes.corpus.fields import join_fields, untabled_content
 from recipes.corpus.memory import Key
 from recipes.corpus.repair import repair
+from xvlm2vec_st.archives import is_there
 from xvlm2vec_st.parallel import ParallelRow
+from xvlm2vec_st.places import split_place
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def without_picture(rows: Sequence[ParallelRow]) -> tuple[list[ParallelRow], lis
     good, refused = [], []
     for row in rows:
         if row.image is not None and row.image not in there:
-            there[row.image] = os.path.isfile(row.image)
+            there[row.image] = is_there(row.image)
         if row.image is None or there[row.image]:
             good.append(row)
         else:
@@ -141,7 +143,9 @@ def corpus_lines(rows: Sequence[ParallelRow], folder: Path) -> Iterator[str]:
     for row in rows:
         image = None
         if row.image is not None:
-            image = Path(os.path.relpath(row.image, folder)).as_posix()
+            file, member = split_place(row.image)
+            # Who trains names the archive with --images.
+            image = member or Path(os.path.relpath(file, folder)).as_posix()
         record = {"id": row.id, "image": image, "en": row.english, **row.translations}
         yield json.dumps(record, ensure_ascii=False) + "\n"
 

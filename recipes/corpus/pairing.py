@@ -6,6 +6,7 @@ grounding subset MSCOCO, since the subset was parsed from a file name.
 
 import re
 from functools import cache
+from itertools import islice
 
 from recipes.corpus.fields import instruction_table, split_text
 
@@ -43,7 +44,7 @@ def _known(code: str) -> list[tuple[str, tuple[str, ...], bool]]:
 
 
 def _words(text: str, count: int | None = None) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.casefold())[:count])
+    return tuple(found.group() for found in islice(re.finditer(r"\w+", text.casefold()), count))
 
 
 def _likeness(wanted: tuple[str, ...], said: tuple[str, ...]) -> float:

@@ -9,17 +9,21 @@ import re
 import unicodedata
 from collections import Counter
 
-MARK = re.compile(r"<\s*(\d+)\s*>")
+MARK = re.compile(r"<\s*(\d{1,9})\s*>")
 PLACEHOLDER = re.compile(
     r"""<\|[^|>\s]*\|>             # <|image_1|>
       | </?[A-Za-z][^<>\n]{0,60}>  # a tag
       | \{[^{}\n]{0,40}\}          # {x}
       | %(?:\(\w+\))?[sdif](?!\w)  # %s, %(name)s
       | \[[A-Z]{2,}\]              # [SEP]
-      | https?://\S+ | [\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}""",
+      | https?://\S+ | (?<![\w.+-])[\w.+-]+@[\w-]{1,64}\.\w{2,}""",
     re.VERBOSE,
 )
-QUOTED = re.compile(r"[\"“„”]([^\"“„”\n]{1,60})[\"“”]|«\s?([^»\n]{1,60}?)\s?»|[「『]([^」』\n]{1,60})[」』]")
+# A mark after a number is an inch: 'a 15" screen and a 17" screen' quotes nothing.
+QUOTED = re.compile(
+    r"(?<![\d½¼¾⅛⅜⅝⅞])(?:(?<!\d\s)|(?=.\S))[\"“„”]([^\"“„”\n]{1,60})[\"“”]"
+    r"|«\s?([^»\n]{1,60}?)\s?»|[「『]([^」』\n]{1,60})[」』]"
+)
 NUMBER = re.compile(r"\d+(?:[.,:'’\u00a0\u202f]\d+)*")
 KEPT = re.compile(rf"(?:{PLACEHOLDER.pattern})|(?:{QUOTED.pattern})", re.VERBOSE)
 KEPT_OR_NUMBER = re.compile(rf"{KEPT.pattern}|(?:{NUMBER.pattern})", re.VERBOSE)
@@ -72,13 +76,13 @@ def pieces(text: str) -> list[tuple[str, bool]]:
         if match:
             parts.append((match.group(), False))
             start = match.end()
-    merged: list[tuple[str, bool]] = []
+    merged: list[tuple[list[str], bool]] = []
     for piece, translate in parts:
         if merged and not translate and not merged[-1][1]:
-            merged[-1] = (merged[-1][0] + piece, False)
+            merged[-1][0].append(piece)
         elif piece:
-            merged.append((piece, translate))
-    return merged
+            merged.append(([piece], translate))
+    return [("".join(some), translate) for some, translate in merged]
 
 
 def numbers(text: str) -> Counter[str]:
@@ -103,7 +107,7 @@ def placeholders(text: str) -> Counter[str]:
 def quotes(text: str) -> int:
     """How many quoted labels a text has, in whatever quotation marks.
 
-    >>> quotes('labeled as "dog"'), quotes("étiqueté « chien »"), quotes("「犬」")
-    (1, 1, 1)
+    >>> quotes('labeled as "dog"'), quotes("étiqueté « chien »"), quotes("「犬」"), quotes('15" and 17"')
+    (1, 1, 1, 0)
     """
     return len(QUOTED.findall(text))

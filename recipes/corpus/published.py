@@ -9,8 +9,10 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 
 from recipes.corpus.files import parquet_records
-from xvlm2vec_st.parallel import ParallelRow
-from xvlm2vec_st.reading import without_image_tokens
+from xvlm2vec_st.archives import is_there
+from xvlm2vec_st.places import check_inside, image_place
+from xvlm2vec_st.reading import ParallelRow, checked_id, shown, without_image_tokens
+from xvlm2vec_st.texts import fault_of, is_blank
 
 MMEB = "TIGER-Lab/MMEB-train"
 MMEB_REVISION = "0c3f4b828d347c4e8508339f99530f6c820061fd"
@@ -104,7 +106,7 @@ def mmeb_records(data: Path, subset: str) -> Iterator[tuple[int, Mapping[str, An
 
 
 def mmeb_rows(
-    number: int, record: Mapping[str, Any], subset: str, images: Path
+    number: int, record: Mapping[str, Any], subset: str, images: Path, outside: bool = False
 ) -> tuple[list[ParallelRow], list[tuple[str, str, str]]]:
     """(a row for each side that has a text, (id, what is wrong, text) of the others).
 
@@ -121,14 +123,22 @@ def mmeb_rows(
         if text_column not in record and side != "neg":
             raise ValueError(f"{subset}, row {number}: no column {text_column!r}; it has {', '.join(record)}")
         row_id = f"{subset}/{number}/{side}"
+        if not isinstance(text, str | None) or not isinstance(path, str | None):
+            raise ValueError(
+                f"{subset}, row {number}: {text_column} and {path_column} are texts or null; "
+                f"got {shown(text)}, {shown(path)}"
+            )
         english = without_image_tokens(text or "").lstrip()
-        if not english.strip():
+        if is_blank(english):
             continue
+        if fault := fault_of(english):
+            raise ValueError(f"{subset}, row {number}: {text_column} {fault}")
         if bool(path) != (IMAGE_TOKEN in text):
             token = "an" if IMAGE_TOKEN in text else "no"
             wrong.append((row_id, f"{path_column} is {path!r}, the text has {token} image token", english))
         else:
-            rows.append(ParallelRow(row_id, str(images / path) if path else None, english, {}))
+            image = inside(path, images, f"{subset}, row {number}", outside=outside) if path else None
+            rows.append(ParallelRow(row_id, image, english, {}))
     return rows, wrong
 
 
@@ -139,7 +149,7 @@ def check_pictures(subset: str, rows: Sequence[ParallelRow]) -> None:
         ValueError: that is so; with where the pictures come from.
     """
     pictures = [row.image for row in rows if row.image is not None]
-    if pictures and not any(map(os.path.isfile, pictures)):
+    if pictures and not any(map(is_there, pictures)):
         raise ValueError(
             f"{subset}: none of its {len(pictures):,} pictures is there, the first is {pictures[0]}; unpack "
             f"images_zip/*.zip of {MMEB} into FOLDER/images and pass --images FOLDER, or keep the rows "
@@ -147,12 +157,27 @@ def check_pictures(subset: str, rows: Sequence[ParallelRow]) -> None:
         )
 
 
+def inside(name: str, root: Path, where: str, *, outside: bool) -> str:
+    """Where an image lies by its name in a row.
+
+    Raises:
+        ValueError: outside of `root`, unless `outside` allows it.
+    """
+    place = image_place(name, root)
+    if not outside:
+        try:
+            check_inside(place, [os.path.realpath(root)])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    return place
+
+
 def authors_row(
     record: Mapping[str, Any],
     number: int,
     root: Path,
     language: str | None,
-    languages: Sequence[str],
+    options: Any,
 ) -> ParallelRow | tuple[str, str, str]:
     """A record of the authors' file (`id, text_en, text_lang, img_en, img_lang`) as a row.
 
@@ -165,20 +190,29 @@ def authors_row(
         ValueError: there is no English text, or the language is not told.
 
     >>> record = {"id": "3", "text_en": "<|image_1|>\\na dog", "text_lang": "un cane", "img_en": "3.jpg"}
-    >>> authors_row(record, 9, Path("data"), None, ["it"])
+    >>> from recipes.corpus.sources import Options
+    >>> authors_row(record, 9, Path("data"), None, Options(languages=["it"]))
     ParallelRow(id='3#9', image='data/3.jpg', english='a dog', translations={'it': 'un cane'})
     """
-    where = f"line {number}, id {record.get('id')!r}"
+    where = f"line {number}, id {shown(record.get('id'))}"
+    languages = options.languages
     code = record.get("lang") or record.get("language") or language
     code = code or (languages[0] if len(languages) == 1 else None)
     if not isinstance(code, str):
         raise ValueError(f"{where}: the language of text_lang is not told; pass --source-language")
+    for key in ("text_en", "text_lang", "img_en", "img_lang"):
+        if not isinstance(record.get(key), str | None):
+            raise ValueError(f"{where}: {key} is {shown(record[key])}; a text or null is needed")
+        if fault := fault_of(record.get(key) or ""):
+            raise ValueError(f"{where}: {key} {fault}")
     english, said = (without_image_tokens(record.get(key) or "").lstrip() for key in ("text_en", "text_lang"))
-    if not english.strip():
-        raise ValueError(f"{where}: text_en is {record.get('text_en')!r}; every row needs one")
-    row_id = f"{record.get('id', '')}#{number}"
+    if is_blank(english):
+        raise ValueError(f"{where}: text_en is {shown(record.get('text_en'))}; every row needs one")
+    given = record.get("id", "")
+    row_id = f"{given if given == '' else checked_id(given, where)}#{number}"
     ours, theirs = record.get("img_en") or None, record.get("img_lang") or None
     if ours != theirs and theirs is not None:
         return row_id, f"img_en is {ours!r} and img_lang {theirs!r}; a row has one picture", english
-    image = None if ours is None else str(root / ours)
-    return ParallelRow(row_id, image, english, {code: said} if code in languages and said.strip() else {})
+    image = None if ours is None else inside(ours, root, where, outside=options.outside_images)
+    kept = code in languages and not is_blank(said)
+    return ParallelRow(row_id, image, english, {code: said} if kept else {})

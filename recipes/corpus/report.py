@@ -2,15 +2,19 @@
 
 import hashlib
 import html
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from recipes.corpus.merge import Merged, Refused
 from recipes.corpus.work import Tally
+from xvlm2vec_st.texts import printable
 
 EXAMPLES = 10
 SUBSETS = 40  # in a table of their own; MMEB-train has 21
 SHOWN = 200  # characters of an example
+MARKUP = re.compile(r"[\\`*~\[\]|]")
+ADDRESS = re.compile(r"(https?|ftp|mailto|javascript|xmpp|www)([:.])", re.IGNORECASE)
 Table = list[list[str]]
 
 
@@ -78,7 +82,7 @@ def _short(text: str) -> str:
 
 def markdown(merged: Merged, codes: Sequence[str], tally: Tally, translator: str) -> str:
     """The report as Markdown."""
-    lines = ["# Parallel corpus", "", _summary(merged, tally, translator), ""]
+    lines = ["# Parallel corpus", "", _cell(_summary(merged, tally, translator)), ""]
     for level, found in (("##", tables(merged, codes)), ("###", examples(merged))):
         for title, table in found:
             lines += [f"{level} {title}", ""]
@@ -90,19 +94,22 @@ def markdown(merged: Merged, codes: Sequence[str], tally: Tally, translator: str
 
 
 def _cell(text: str) -> str:
-    r"""A text that cannot break a table.
+    r"""A text as it is: no link, no image, no emphasis, and it cannot break a table.
 
-    >>> print(_cell("a|b\nc <x>"))
-    a\|b↵c &lt;x&gt;
+    >>> print(_cell("a|b\nc <x> ![y](http://z)"))
+    a\|b↵c &lt;x&gt; !\[y\](http&#58;//z)
     """
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", "↵").replace("\r", "")
+    plain = printable(text.replace("\r", "")).replace("\n", "↵")
+    escaped = MARKUP.sub(r"\\\g<0>", html.escape(plain, quote=False))
+    # An address without brackets becomes a link on GitHub and elsewhere.
+    return ADDRESS.sub(lambda match: f"{match[1]}&#{ord(match[2])};", escaped)
 
 
 def _summary(merged: Merged, tally: Tally, translator: str) -> str:
     kept = sum(len(row.translations) for row in merged.kept)
     return (
         f"{len(merged.kept):,} rows with {kept:,} translations kept, {len(merged.refused):,} refused. "
-        f"Translator: {translator}. {tally}."
+        f"Translator: {printable(translator)}. {tally}."
     )
 
 
@@ -133,9 +140,9 @@ def html_page(merged: Merged, codes: Sequence[str], tally: Tally, translator: st
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
+    head = "".join(f"<th>{html.escape(printable(cell))}</th>" for cell in table[0])
     rows = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{html.escape(cell)}</td>' for cell in row) + "</tr>\n"
+        "<tr>" + "".join(f'<td dir="auto">{html.escape(printable(cell))}</td>' for cell in row) + "</tr>\n"
         for row in table[1:]
     )
     return f"<table><tr>{head}</tr>\n{rows}</table>"

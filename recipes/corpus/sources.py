@@ -5,7 +5,6 @@ Translations that a source already has are kept and checked, not made again.
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,26 @@ from typing import Any, TypeVar
 
 from recipes.corpus import human
 from recipes.corpus.files import dataset_records, lines_of, parquet_records, table_records
-from recipes.corpus.published import authors_row
-from xvlm2vec_st.parallel import ParallelRow, parse_row
-from xvlm2vec_st.reading import without_image_tokens
+from recipes.corpus.published import authors_row, inside
+from xvlm2vec_st.folders import whole_file
+from xvlm2vec_st.reading import (
+    ParallelRow,
+    checked_id,
+    checked_image,
+    parse_json,
+    parse_row,
+    record_of,
+    shown,
+    without_image_tokens,
+)
+from xvlm2vec_st.texts import fault_of, is_blank, printable
 
 Item = TypeVar("Item")
 Record = Mapping[str, Any]
+# Kinds of text that are read from gzip files too.
+PACKED = (".jsonl", ".json", ".csv", ".tsv", ".tmx")
+# Of files that are written for images that a table holds.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 XMMEB = "swap-uniba/xMMEB-train"
 
 
@@ -30,7 +43,8 @@ class Options:
     Args:
         languages: which translations are wanted, if a source has them.
         columns: our name (`id`, `image`, `en`, a language) -> the column's, where they differ.
-        images: the folder of the pictures; by default the source's own.
+        images: the folder or archive of the images; by default the source's own.
+        outside_images: whether rows may name images outside of it.
         pictures: where pictures that a dataset holds as bytes are written.
         limit: rows a source, drawn with `seed`; None: all.
         source_language: the language of a corpus that has one but does not tell it.
@@ -40,6 +54,7 @@ class Options:
     languages: Sequence[str] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     images: Path | None = None
+    outside_images: bool = False
     pictures: Path = Path("pictures")
     limit: int | None = None
     seed: int = 0
@@ -144,14 +159,17 @@ def read_source(spec: str, options: Options) -> Iterator[ParallelRow]:
         ".mo": catalogue_rows,
         ".tmx": lambda path, options: human.tmx_rows(path, options.languages),
     }
-    if path.suffix not in readers:
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if path.suffix == ".gz" and suffix not in PACKED:
+        raise ValueError(f"{path}: {suffix or 'such'} files are not read packed; unpack it: gunzip {path}")
+    if suffix not in readers:
         raise ValueError(
             f"{spec}: unknown kind of source; known: {', '.join(readers)}, FILE.en beside FILE.LANGUAGE, "
             "hf:NAME[:CONFIG][@SPLIT], xmmeb:LANGUAGE, cldr"
         )
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    return readers[path.suffix](path, options)
+    return readers[suffix](path, options)
 
 
 def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
@@ -159,21 +177,34 @@ def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
     root = options.images or path.parent
     for number, line in lines_of(path):
         try:
-            record = json.loads(line) if options.columns or number == 1 or '"text_lang"' in line else None
-            if isinstance(record, dict) and "text_en" in record and "text_lang" in record:
+            if not options.columns and number > 1 and '"text_lang"' not in line:
+                yield parsed(line, number, options, root)
+                continue
+            record = record_of(line, number)
+            if "text_en" in record and "text_lang" in record:
                 yield from authors_rows([record], root, options, start=number)
-            elif options.columns and not isinstance(record, dict):
-                raise ValueError(f"line {number}: a JSON object is needed: {line[:80]!r}")
             elif options.columns:
                 yield record_row(record, number, options, root)
             else:
-                row = parse_row(line, number, options.languages)
-                image = None if row.image is None else str(root / row.image)
-                yield ParallelRow(row.id, image, row.english, row.translations)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: no JSON ({error}): {line[:80]!r}") from error
+                yield parsed(line, number, options, root)
         except ValueError as error:
             raise ValueError(f"{path}, {error}") from error
+
+
+def parsed(line: str, number: int, options: Options, root: Path) -> ParallelRow:
+    """A line of our own format as a row."""
+    row = parse_row(line, number, options.languages)
+    image = located(row.image, root, options, f"line {number}, id {shown(row.id)}")
+    return ParallelRow(row.id, image, row.english, row.translations)
+
+
+def located(name: str | None, root: Path, options: Options, where: str) -> str | None:
+    """Where a row's image lies, or None.
+
+    Raises:
+        ValueError: outside of `root`, and --outside-images is not given.
+    """
+    return None if name is None else inside(name, root, where, outside=options.outside_images)
 
 
 def table_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
@@ -209,71 +240,147 @@ def record_row(record: Record, number: int, options: Options, root: Path) -> Par
     """
     for ours in ("en", *options.columns):
         name = options.columns.get(ours, ours)
-        if name not in record:
+        if not has(record, name):
             raise ValueError(
-                f"row {number}: no column {name!r} for {ours!r}; it has {', '.join(map(str, record))}; "
+                f"row {number}: no column {name!r} for {ours!r}; it has {', '.join(map(printable, record))}; "
                 f"pass --columns {ours}=NAME"
             )
 
     def cell(ours: str) -> Any:
-        return record.get(options.columns.get(ours, ours))
+        return value_of(record, options.columns.get(ours, ours))
 
-    english = cell("en")
-    if not isinstance(english, str) or not english.strip():
-        raise ValueError(f"row {number}: the English text is {english!r}; every row needs one")
+    where = f"row {number}"
+    english = checked_text(cell("en"), "English", where)
+    if english is None:
+        raise ValueError(f"{where}: the English text is {shown(cell('en'))}; every row needs one")
     row_id = number if cell("id") in (None, "") else cell("id")
-    said = {code: cell(code) for code in options.languages}
-    image = picture_of(cell("image"), root, options.pictures)
+    said = {code: checked_text(cell(code), repr(code), where) for code in options.languages}
+    image = image_of(cell("image"), root, options, where)
     return ParallelRow(
-        str(row_id),
-        image,
-        english,
-        {c: t for c, t in said.items() if isinstance(t, str) and t.strip()},
+        checked_id(row_id, where), image, english, {code: text for code, text in said.items() if text}
     )
 
 
-def picture_of(value: Any, root: Path, pictures: Path) -> str | None:
-    """The path of a cell's picture: a name under `root`, or bytes, which are written to `pictures`."""
+def checked_text(value: Any, name: str, where: str) -> str | None:
+    """A cell's text; None where it is empty or blank.
+
+    Raises:
+        ValueError: it is no text, or holds half a character or a NUL.
+    """
+    if value is None or (isinstance(value, str) and is_blank(value)):
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: the {name} text is {shown(value)}; a text is needed")
+    if fault := fault_of(value):
+        raise ValueError(f"{where}: the {name} text {fault}")
+    return value
+
+
+def has(record: Record, name: str) -> bool:
+    """Whether a record has a column, or a field of one: `translation.en`.
+
+    >>> has({"translation": {"en": "dog"}}, "translation.en"), has({"en": "dog"}, "it")
+    (True, False)
+    """
+    head, _, rest = name.partition(".")
+    inner = record.get(head) if rest else None
+    return name in record or (isinstance(inner, Mapping) and has(inner, rest))
+
+
+def value_of(record: Record, name: str) -> Any:
+    """The value of a column, or of a field of one; None where there is none.
+
+    >>> value_of({"translation": {"en": "dog"}}, "translation.en")
+    'dog'
+    """
+    head, _, rest = name.partition(".")
+    if name in record or not rest:
+        return record.get(name)
+    return value_of(record[head], rest) if isinstance(record.get(head), Mapping) else None
+
+
+def image_of(value: Any, root: Path, options: Options, where: str) -> str | None:
+    """Where a cell's image lies: a name under `root`, or bytes, which are written to `options.pictures`.
+
+    Raises:
+        ValueError: neither a path nor an image column's value; a path outside of `root`.
+    """
+    if isinstance(value, Mapping):
+        if value.get("bytes") is not None:
+            return written(value["bytes"], value.get("path"), options.pictures, where)
+        value = value.get("path")
     if value is None or value == "":
         return None
-    if isinstance(value, Mapping):
-        if value.get("bytes") is None:
-            return str(root / value["path"])
-        data = value["bytes"]
-        suffix = Path(value.get("path") or "").suffix or (".jpg" if data[:2] == b"\xff\xd8" else ".png")
-        path = pictures / f"{hashlib.sha256(data).hexdigest()[:20]}{suffix}"
-        if not path.is_file():
-            pictures.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
+    return located(checked_image(value, where), root, options, where)
+
+
+def written(data: Any, name: Any, folder: Path, where: str) -> str:
+    """Write an image's bytes to a file named by its content; returns its path.
+
+    Raises:
+        ValueError: no bytes.
+    """
+    if not isinstance(data, bytes) or not isinstance(name, str | None):
+        raise ValueError(f"{where}: an image column holds {{path, bytes}}, got {shown(name)}, {shown(data)}")
+    suffix = Path(name or "").suffix.lower()
+    if suffix not in SUFFIXES:
+        suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:20]}{suffix}"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
             part.write_bytes(data)
-            part.replace(path)
-        return str(path)
-    if not isinstance(value, str):
-        raise ValueError(f"a picture is {type(value).__name__}; a path or an image column is needed")
-    return str(root / value)
+    return str(path)
 
 
 def coco_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
-    """COCO captions: `images` with file names, `annotations` with captions; the annotation's id."""
+    """COCO captions: `images` with file names, `annotations` with captions; the annotation's id.
+
+    Raises:
+        ValueError: no JSON; something missing or of another kind, with its place.
+    """
     try:
-        data = json.loads("".join(line for _, line in lines_of(path)))
-        names = {image["id"]: image["file_name"] for image in data["images"]}
-        captions = data["annotations"]
-    except json.JSONDecodeError as error:
+        data = parse_json("".join(line for _, line in lines_of(path)))
+    except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: COCO captions have 'images' and 'annotations'; {error} is missing"
-        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: COCO captions have 'images' and 'annotations', got {type(data).__name__}")
+    names: dict[str, str] = {}
+    for number, image in enumerate(entries(data, "images", path), 1):
+        where = f"{path}: image {number}"
+        name = checked_image(image.get("file_name"), where)
+        if name is None:
+            raise ValueError(f"{where}: no 'file_name'")
+        names[checked_id(image.get("id"), where)] = name
     root = options.images or path.parent
-    for entry in captions:
-        if entry.get("image_id") not in names:
-            raise ValueError(f"{path}: annotation {entry.get('id')}: no image {entry.get('image_id')!r}")
-        if not isinstance(entry.get("caption"), str) or not entry["caption"].strip():
-            raise ValueError(f"{path}: annotation {entry.get('id')}: no caption")
-        yield ParallelRow(
-            str(entry["id"]), str(root / names[entry["image_id"]]), entry["caption"].strip(), {}
-        )
+    for number, entry in enumerate(entries(data, "annotations", path), 1):
+        where = f"{path}: annotation {number}"
+        row_id = checked_id(entry.get("id"), where)
+        where = f"{path}: annotation {printable(row_id)[:80]}"
+        if checked_id(entry.get("image_id"), f"{where}, image_id") not in names:
+            raise ValueError(f"{where}: no image {shown(entry['image_id'])}")
+        caption = checked_text(entry.get("caption"), "caption", where)
+        if caption is None:
+            raise ValueError(f"{where}: no caption")
+        image = located(names[str(entry["image_id"])], root, options, where)
+        yield ParallelRow(row_id, image, caption.strip(), {})
+
+
+def entries(data: Record, name: str, path: Path) -> list[dict[str, Any]]:
+    """A list of objects of a COCO file.
+
+    Raises:
+        ValueError: it is missing, or something else.
+    """
+    found = data.get(name)
+    if found is None:
+        raise ValueError(f"{path}: COCO captions have 'images' and 'annotations'; {name!r} is missing")
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: {name!r} is a list, got {shown(found)}")
+    for number, entry in enumerate(found, 1):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: {name} {number}: an object is needed, got {shown(entry)}")
+    return found
 
 
 def catalogue_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
@@ -287,7 +394,7 @@ def authors_rows(
     """Records of the authors' corpus as rows; `config`: a configuration that is named by its language."""
     language = options.source_language or config or None
     for number, record in enumerate(records, start):
-        row = authors_row(record, number, options.images or root, language, options.languages)
+        row = authors_row(record, number, options.images or root, language, options)
         if isinstance(row, ParallelRow):
             yield row
         else:

@@ -8,6 +8,7 @@ and mBART by the first token of the answer, Opus-MT by a token or by the model i
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from recipes.corpus.languages import LANGUAGES, common, language, nearest
 MADLAD = "google/madlad400-3b-mt"
 MAX_TOKENS = 512  # of one text, where the model's config names no length
 PROMPT = "Translate the following English text into {name}. Reply with the translation only.\n\n{text}"
+BROKEN = "\ufffd"  # in the place of an answer with an unknown token: the checks refuse it
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -64,8 +66,28 @@ FAMILIES = {
     "nllb-moe": Family(re.compile(r"([a-z]{3}_[A-Z][a-z]{3})"), prefix=False),
     "mbart": Family(re.compile(r"([a-z]{2}_[A-Z]{2})"), prefix=False),
 }
+# English as `src_lang`, and the token that it stands for: NLLB, mBART, M2M-100.
+ENGLISH = (("eng_Latn", "eng_Latn"), ("en_XX", "en_XX"), ("en", "__en__"))
 # An Opus-MT model of one language pair: Helsinki-NLP/opus-mt-en-it.
-PAIR = re.compile(r"opus-mt-(?:tc-\w+-)?en-([a-z]{2,3})$")
+PAIR = re.compile(r"opus-mt-(?:tc-\w+-)?en-([a-z]{2,3})/?$")
+# What translators call a language by, where it is another code: former ISO codes, countries, macrolanguages.
+ALIASES = {
+    "he": ("iw",),
+    "ind": ("in",),
+    "yi": ("ji",),
+    "ja": ("jap", "jp"),
+    "jv": ("jw",),
+    "no": ("nb", "nob"),
+    "nb": ("no", "nor"),
+    "fil": ("tl",),
+    "tl": ("fil",),
+    "ar": ("ara",),
+    "zh": ("zh_Hans", "zh_CN", "cmn_Hans", "cmn"),
+    "zh-Hans": ("zh", "zh_CN", "cmn_Hans"),
+    "zh-Hant": ("zh_TW", "cmn_Hant"),
+    "zh-TW": ("zh_Hant", "zho_Hant", "cmn_Hant"),
+    "zh-CN": ("zh", "zh_Hans", "zho_Hans", "cmn_Hans"),
+}
 
 
 def load_translator(
@@ -88,6 +110,7 @@ def load_translator(
     Raises:
         ValueError: a family that is not in the table; a model without a chat template.
     """
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model
     config = AutoConfig.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
     seq2seq = config.is_encoder_decoder
@@ -149,7 +172,28 @@ class _Generator:
         """Answers as texts; None for one that was cut off before its end."""
         ended = torch.isin(answers.cpu(), self.ends).any(-1).tolist()
         said = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [text.strip() if end else None for text, end in zip(said, ended, strict=True)]
+        unknown = self.tokenizer.unk_token_id
+        # Decoding leaves <unk> out: the answer lacks a word, and nothing shows it.
+        broken = [unknown is not None and unknown in row for row in answers.tolist()]
+        return [
+            None if not end else BROKEN if lost else text.strip()
+            for text, end, lost in zip(said, ended, broken, strict=True)
+        ]
+
+
+def set_source(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Make a tokenizer that marks the source's language mark English, whatever it was saved with.
+
+    Raises:
+        ValueError: it has no token of English.
+    """
+    if getattr(tokenizer, "src_lang", None) is None:
+        return
+    vocabulary = tokenizer.get_vocab()
+    known = [code for code, token in ENGLISH if token in vocabulary]
+    if not known:
+        raise ValueError(f"{name}: it marks the source's language, and has no token of English")
+    tokenizer.src_lang = known[0]
 
 
 class Seq2Seq(_Generator):
@@ -163,6 +207,7 @@ class Seq2Seq(_Generator):
         if kind not in FAMILIES:
             raise ValueError(f"{name}: unknown family {kind!r} of translators; known: {', '.join(FAMILIES)}")
         self.family = FAMILIES[kind]
+        set_source(tokenizer, name)
         vocabulary = tokenizer.get_vocab()
         found = ((self.family.token.fullmatch(token), token) for token in vocabulary)
         self.tokens = {next(filter(None, m.groups())): token for m, token in found if m}
@@ -178,15 +223,19 @@ class Seq2Seq(_Generator):
             ValueError: a language that the model does not know, with the nearest that it does.
         """
         if self.only:
-            if self.only in (code, common(code)):
+            if self.only in (code, common(code), *ALIASES.get(code, ())):
                 return None
             raise ValueError(f"{self.name}: translates into {self.only!r} only, not into {code!r}")
         known = LANGUAGES.get(code)
         tries = [code, common(code), code.replace("-", "_")]
         if known:
             tries += [f"{known.iso3}_{known.script}", known.iso3]
-        base = common(code).split("-")[0]
-        tries += [base, *(token for token in self.tokens if token.split("_")[0] == base)]  # mBART's pt_XX
+        tries += ALIASES.get(code, ())
+        base = common(code).split("-")[0].split("_")[0]
+        # The plain token of zh is simplified Chinese: another script is another language to a reader.
+        if known is None or language(base).script == known.script or code == base:
+            regions = [token for token in self.tokens if token.split("_")[0] == base]  # mBART's pt_XX
+            tries += [base, *ALIASES.get(base, ()), *regions]
         for spelling in tries:
             if spelling in self.tokens:
                 return self.tokens[spelling]
