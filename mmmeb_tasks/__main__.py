@@ -14,6 +14,7 @@ from pathlib import Path
 from mmmeb_tasks.check import check
 from mmmeb_tasks.data import mmmeb_data
 from mmmeb_tasks.folders import expanded
+from mmmeb_tasks.texts import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for report in check(args.folder, pictures=not args.no_pictures):
             wrong += bool(report.findings)
             print(report, flush=True)
-    except ValueError as error:
-        print(error, file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(printable(error), file=sys.stderr)
         return 1
     print("all files are as published" if not wrong else f"{wrong} files are not as published")
     return 1 if wrong else 0

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmmeb_tasks.files import Row, read_records
 from mmmeb_tasks.published import Published, files
+from mmmeb_tasks.texts import printable
 
 SHOWN = 3  # examples of each finding a file
 
@@ -41,7 +42,7 @@ class Report:
         for finding, places in self.findings.items():
             more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
             lines.append(f"      {finding} ({len(places)}): {'; '.join(places[:SHOWN])}{more}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def check(root: Path, *, pictures: bool = True) -> Iterator[Report]:

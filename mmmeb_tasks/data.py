@@ -5,11 +5,14 @@ cache/data-<revision>/xm_images/*.jpg       # and the other picture folders, fro
 """
 
 import errno
+import lzma
 import os
 import shutil
 import stat
+import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -18,9 +21,15 @@ from tqdm.auto import tqdm
 from mmmeb_tasks.files import DataError
 from mmmeb_tasks.folders import Destination, expanded
 from mmmeb_tasks.published import HUB_DATASET, files
+from mmmeb_tasks.texts import printable
 
 ARCHIVE = "images.zip"
 CHUNK = 1 << 20
+# Photos hardly shrink in a zip.
+MOST, LARGEST, SMALL, RATIO = 5_000_000, 1 << 28, 1 << 26, 20
+# What zipfile raises on a damaged entry, an encrypted one (RuntimeError) or one packed in a way that it does
+# not know (NotImplementedError) among them.
+DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, struct.error)
 
 
 def cache_folder() -> Path:
@@ -124,8 +133,9 @@ def unzip(archive: Path, folder: Path) -> None:
     """Unpack an archive into `folder`, skipping what is there already, whole.
 
     Raises:
-        DataError: no archive; one that is no zip or is damaged; an entry whose path leaves the
-            folder, or that is a link. Then nothing is written.
+        DataError: no archive; one that is not a zip, or is damaged; an entry whose path leaves the
+            folder, or that is a link; more or larger entries than images are. What the archive's own list
+            shows is refused before anything is written.
     """
     try:
         with zipfile.ZipFile(archive) as source:
@@ -139,18 +149,30 @@ def unzip(archive: Path, folder: Path) -> None:
                 with source.open(entry) as packed, part.open("wb") as out:
                     shutil.copyfileobj(packed, out, CHUNK)  # raises BadZipFile on a wrong checksum
                 part.replace(target)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         if archive.is_file():
             raise
         raise DataError(f"no {archive.name} in {archive.parent}; {_both_ways()}") from error
-    except (zipfile.BadZipFile, EOFError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
         raise DataError(
-            f"{archive} is damaged ({error}); delete it and run again, so that it is downloaded anew"
+            f"{archive} cannot be unpacked ({error}); delete it and run again, so that it is downloaded anew"
+        ) from error
+    except DAMAGED as error:
+        raise DataError(
+            f"{archive} is damaged ({printable(error)}); delete it and run again, so that it is "
+            "downloaded anew"
         ) from error
 
 
 def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.ZipInfo]:
-    for entry in source.infolist():
+    entries = source.infolist()
+    _check_sizes(entries, archive)
+    seen: set[str] = set()
+    for entry in entries:
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         link = stat.S_ISLNK(entry.external_attr >> 16)
         drive = any(":" in part for part in path.parts[:1])  # "./" has no parts
@@ -160,7 +182,36 @@ def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
                 "nothing was unpacked: this is not the published archive"
             )
         if path.parts and not entry.is_dir():
+            if str(path) in seen:
+                raise DataError(
+                    f"{archive} holds {entry.filename!r} twice; this is not the published archive"
+                )
+            seen.add(str(path))
             yield entry
+
+
+def _check_sizes(entries: Sequence[zipfile.ZipInfo], archive: Path) -> None:
+    """Refuse an archive that would fill the disk with what are not images.
+
+    zipfile itself reads no more of an entry than its size in this list.
+
+    Raises:
+        DataError: too many entries; one too large, or all of them packed too well.
+    """
+    advice = "nothing was unpacked: this is not the published archive"
+    if len(entries) > MOST:
+        raise DataError(f"{archive} holds {len(entries):,} entries, at most {MOST:,} are allowed; {advice}")
+    for entry in entries:
+        if entry.file_size > LARGEST:
+            raise DataError(
+                f"{archive} holds {entry.filename!r} of {entry.file_size:,} bytes, at most {LARGEST:,} are "
+                f"allowed; {advice}"
+            )
+    total, packed = sum(e.file_size for e in entries), archive.stat().st_size
+    if total > max(SMALL, RATIO * packed):
+        raise DataError(
+            f"{archive} of {packed:,} bytes unpacks to {total:,}, more than {RATIO} times as much; {advice}"
+        )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -4,10 +4,16 @@ Source: the data page swap-uniba/MMMEB-Benchmark, `datasets/*.jsonl` beside the 
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
+
+from mmmeb_tasks.texts import fault_of, is_blank, printable
+
+# Allows images outside the data folder, which links lead to; names never leave it otherwise.
+OUTSIDE = "MMMEB_OUTSIDE_IMAGES"
 
 Kind = Literal["i2t", "t2i", "vqa", "vg", "c"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -104,7 +110,7 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
 def _rows(path: Path, records: Iterator[tuple[int, Row | ValueError | None]]) -> Iterator[Row]:
     for number, row in records:
         if isinstance(row, ValueError):
-            raise DataError(f"{path} line {number}: {row}") from row
+            raise DataError(f"{path} line {number}: {printable(row)}") from row
         if row is not None:
             yield row
 
@@ -140,6 +146,8 @@ def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
     """One line as a mapping that has every field of the layout."""
     try:
         record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("the line is nested too deep; one object a line") from error
     except ValueError as error:
         shown = line[:60].decode(errors="replace").rstrip()
         raise ValueError(f"{shown!r} is no JSON ({error}); one object a line") from error
@@ -163,9 +171,11 @@ def _row(number: int, record: Mapping[str, object], pictures: "_Pictures", layou
     for name in names:
         if not isinstance(name, str):
             raise ValueError(f"{layout.candidates!r} holds {name!r}; needs strings only")
+        if fault := fault_of(name):
+            raise ValueError(f"a text of {layout.candidates!r} {fault}")
     return Row(
         line=number,
-        id=str(record["id"]),
+        id=_id(record["id"]),
         image=None if image is None else pictures[image],
         text=text,
         candidates=tuple(pictures[name] for name in names) if layout.pictures else tuple(names),
@@ -176,7 +186,22 @@ def _text(record: Mapping[str, object], field: str | None) -> str | None:
     value = record[field] if field else None
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{field!r} is {value!r}; needs a string, or null to leave the row out")
+    if value is not None and (fault := fault_of(value)):
+        raise ValueError(f"{field!r} {fault}")
     return value
+
+
+def _id(value: object) -> str:
+    """A row's id as text.
+
+    >>> _id(7), _id("a7")
+    ('7', 'a7')
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int) or is_blank(str(value)):
+        raise ValueError(f"'id' is {value!r}; needs a text or a whole number")
+    if fault := fault_of(str(value)):
+        raise ValueError(f"'id' {fault}")
+    return str(value)
 
 
 class _Pictures(dict[str, Path]):
@@ -184,10 +209,20 @@ class _Pictures(dict[str, Path]):
 
     def __init__(self, root: Path, dataset: str) -> None:
         self.root, self.dataset = root, dataset
+        self.real = None if os.environ.get(OUTSIDE) else root.resolve()
 
     def __missing__(self, name: str) -> Path:
         path = picture_path(self.root, self.dataset, name)
-        if not path.is_file():
-            raise ValueError(f"picture {name!r} is not at {path}")
+        try:
+            there = path.is_file()
+        except OSError as error:  # a name that is too long
+            raise ValueError(f"picture {name[:60]!r} cannot be looked for ({error.strerror})") from error
+        if not there:
+            raise ValueError(f"picture {name!r} is not at {printable(path)}")
+        if self.real is not None and not path.resolve().is_relative_to(self.real):
+            raise ValueError(
+                f"picture {name!r} lies outside the data folder, at {printable(path.resolve())}; move it "
+                f"there, or allow it: {OUTSIDE}=1"
+            )
         self[name] = path
         return path

@@ -1,4 +1,12 @@
-"""A text of a benchmark is embedded as text, whatever it says."""
+"""Texts of a benchmark: what one may hold, how one is shown, and that it is embedded as text."""
+
+from mmmeb_tasks.shared import shared
+
+_texts = shared("texts")
+
+fault_of = _texts.fault_of
+is_blank = _texts.is_blank
+printable = _texts.printable
 
 
 def as_text(text: str) -> str | dict[str, str]:

@@ -1,7 +1,6 @@
 """queries.html: the hardest and the most language-dependent queries, with their pictures."""
 
 import html
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from datasets import Image
 
 from mmmeb_tasks.retrieval import MMMEBRetrieval
 from recipes.comparison import Cell
+from recipes.copies import image_tag
 from xvlm2vec_st.folders import whole_file
 
 SHOWN = 12  # queries of each list
@@ -92,13 +92,7 @@ class _Page:
         """A picture, a text, or both."""
         shown = ""
         if row.get("image"):
-            source = Path(row["image"]["path"])
-            # Two folders may hold pictures of one name.
-            name = f"{source.parent.name}-{source.name}"
-            if not (self.out / "pictures" / name).exists():
-                with whole_file(self.out / "pictures" / name) as part:
-                    shutil.copy(source, part)
-            shown = f'<img src="pictures/{html.escape(name)}" alt="">'
+            shown = image_tag(Path(row["image"]["path"]), self.out / "pictures")
         return shown + html.escape(row.get("text") or "")
 
 

@@ -1,7 +1,6 @@
 """What a comparison of two models looks like: a table, a chart, a contact sheet."""
 
 import html
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.files import read_rows
 from mmmeb_tasks.instructions import render_query, render_target
+from recipes.copies import image_tag
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -127,10 +127,7 @@ def _sheet_html(texts: dict[str, str], found: dict[str, dict], out: Path) -> Non
         for name in ("teacher", "student"):
             images = []
             for picture, right in found[name][language]:
-                shutil.copy(picture, out / "pictures" / picture.name)
-                images.append(
-                    f'<img class="{"right" if right else ""}" src="pictures/{picture.name}" alt="">'
-                )
+                images.append(image_tag(picture, out / "pictures", css="right" if right else ""))
             body.append(f"<p><span>{name}</span>{''.join(images)}</p>")
     style = (
         "body{font:16px sans-serif;margin:2em}h2{font-size:16px;margin:1em 0 0}p{margin:.3em 0}"
