@@ -230,10 +230,7 @@ def test_many_languages_that_are_missing_are_told_at_once(tmp_path):
         f"{a}{b}{c}" for a in map(chr, range(97, 123)) for b in "bcdfghklmn" for c in map(chr, range(97, 123))
     ]
     start = time.process_time()
-    for take in (
-        lambda: load_parallel(path, many, show_progress=False),
-        lambda: ParallelStream([path], many),
-    ):
+    for take in (load_parallel, lambda path, codes: ParallelStream([path], codes)):
         with pytest.raises(ValueError, match="no row has language 'aba', nor 6,759 others"):
             take(path, many)
     assert time.process_time() - start < 2
@@ -292,7 +289,7 @@ def test_gzip_is_read_and_other_packings_and_encodings_are_named(tmp_path):
         ),
         ("l.jsonl", text.decode().encode("utf-16-le"), "l.jsonl is UTF-16"),
         ("z.jsonl", b"PK\x03\x04rest", "z.jsonl is a zip file, not UTF-8; unpack it"),
-        ("cut.gz", gzip.compress(text * 100)[:-20], "cut.gz: a damaged gzip file"),
+        ("cut.gz", gzip.compress(text)[:-6], "cut.gz: a damaged gzip file"),
         (
             "bomb.gz",
             gzip.compress(bytes([32]) * 100 * 2**20, 1),
