@@ -277,15 +277,24 @@ def inputs(reader: Reader, count: int, seed: str) -> list[bytes]:
     return found
 
 
+def valid(reader: Reader) -> bytes:
+    """The good file."""
+    if isinstance(reader.valid, bytes):
+        return reader.valid
+    return jsonl(reader.valid) if isinstance(reader.valid, list) else json.dumps(reader.valid).encode()
+
+
 def fuzz(name: str, folder: Path, count: int) -> None:
     """Read changed files, and collect what is wrong."""
     reader = READERS[name]
     (folder / "datasets").mkdir()
-    for pictures in (folder, folder / "images" / "mini", folder / "xm_images"):
+    for pictures in (folder, folder / "mini_images", folder / "xm_images"):
         pictures.mkdir(parents=True, exist_ok=True)
         (pictures / "one.png").write_bytes(png())
     (folder / "news.it").write_text("un cane\nun gatto\n")
     path = folder / reader.name
+    path.write_bytes(valid(reader))
+    reader.read(path)
     wrong: dict[str, bytes] = {}
     refused = 0
     for data in inputs(reader, max(1, round(count * reader.share)), name):

@@ -137,7 +137,7 @@ def test_a_picture_that_is_in_no_archive_is_named(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"row .*: image .*few.zip::images/.* not found; pass --images"):
         load_parallel(corpus, ["it"], images=tmp_path / "few.zip")
     parquet.write_table(pa.table({"name": ["a"]}), tmp_path / "odd.parquet")
-    with pytest.raises(ValueError, match=r"columns \['name'\]; pictures are a column 'image'"):
+    with pytest.raises(ValueError, match=r"columns \['name'\]; images are a column 'image'"):
         archives_module.Parquet(str(tmp_path / "odd.parquet"))
 
 

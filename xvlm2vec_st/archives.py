@@ -231,8 +231,11 @@ class Parquet:
 
 
 @lru_cache(maxsize=64)
-def archive(path: str, process: int) -> Archive:
-    """An open archive; `process` keeps the file positions of forked workers apart."""
+def archive(path: str, process: int, changed: int) -> Archive:
+    """An open archive; `process` keeps the file positions of forked workers apart.
+
+    `changed`, when it was last written: a changed archive is opened anew.
+    """
     kinds = {".zip": Zip, ".tar": Tar, ".parquet": Parquet}
     return kinds[Path(path).suffix](path)
 
@@ -248,7 +251,7 @@ def picture_file(place: str) -> io.BytesIO | str:
     if name is None:
         return place
     try:
-        return io.BytesIO(archive(path, os.getpid()).read(name))
+        return io.BytesIO(archive(path, os.getpid(), os.stat(path).st_mtime_ns).read(name))
     except KeyError:
         raise FileNotFoundError(place) from None
     except FileNotFoundError:

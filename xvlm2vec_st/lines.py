@@ -37,8 +37,8 @@ def byte_lines(path: str | Path, *, any_encoding: bool = False) -> Iterator[tupl
         head = file.read(8)
         file.seek(0)
         encodings = () if any_encoding else FOREIGN
-        check_head(path, head, encodings)
         if not head.startswith(GZIP):
+            check_head(path, head, encodings)
             yield from numbered(path, file, encodings)
             return
         size = os.fstat(file.fileno()).st_size
