@@ -1,8 +1,9 @@
 """The build backend: setuptools, and two files beside the packages, read when Python starts.
 
 `mmmeb.pth` (`mmmeb.start` from Python 3.15 on, which then ignores the other's import) makes mteb
-know MMMEB. Neither setuptools nor PEP 621 has a place for such files, in a wheel or in an editable
-install, so they are added to the wheel that setuptools has built (PEP 517 and 660 hooks only).
+know MMMEB when it is imported. Neither setuptools nor PEP 621 has a place for such files, in a wheel
+or in an editable install, so they are added to the wheel that setuptools has built (PEP 517 and 660
+hooks only).
 """
 
 import base64
@@ -23,10 +24,26 @@ from setuptools.build_meta import (  # noqa: F401 - hooks that stay as they are
     prepare_metadata_for_build_wheel,
 )
 
-# A broken or half-removed installation must not stop Python from starting.
-_CODE = "try:\\n os.environ.get('MMMEB_NO_AUTOLOAD') or __import__('mmmeb_tasks')\\nexcept Exception: pass"
+# Python starts with nothing of ours imported: a finder waits for mteb, and imports the package then, from
+# the path as it is by that time, so that a checkout in front of an installation is used whole. Whatever the
+# package raises, mteb is imported.
+_WATCH = """
+class MMMEB:
+    busy = False
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mteb' and not MMMEB.busy:
+            MMMEB.busy = True
+            try:
+                __import__('mmmeb_tasks')
+            except BaseException as error:
+                said = type(error).__name__ + ': ' + str(error)[:200]
+                sys.stderr.write('mmmeb_tasks cannot be imported (' + said + '); mteb works without it. '
+                    'Install xvlm2vec-st again, or set MMMEB_NO_AUTOLOAD=1.\\n')
+if not os.environ.get('MMMEB_NO_AUTOLOAD'):
+    sys.meta_path.insert(0, MMMEB())
+"""
 STARTUP = {
-    "mmmeb.pth": f'import os; exec("{_CODE}")\n',
+    "mmmeb.pth": f"import os, sys; exec({_WATCH!r}, dict(os=os, sys=sys))\n",
     "mmmeb.start": "mmmeb_tasks.autoload:start\n",
 }
 

@@ -4,7 +4,7 @@
     scores = evaluate_mini(model)                       # {"en": {"i2t": 0.94, ...}, ...}
 
 Importing it adds the tasks, benchmarks and models to mteb, now or when mteb is imported; an
-installation does so when Python starts. `MMMEB_NO_AUTOLOAD=1` switches both off; then
+installation does so when mteb is imported. `MMMEB_NO_AUTOLOAD=1` switches both off; then
 `mmmeb_tasks.autoload.install()` does it by hand. `files` and `instructions` need nothing but Python.
 """
 

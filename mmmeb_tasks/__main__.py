@@ -2,6 +2,7 @@
 
 python -m mmmeb_tasks check DIR      # is DIR the published benchmark, whole and readable?
 python -m mmmeb_tasks data           # download and unpack it, and say where it is
+python -m mmmeb_tasks run …          # what `mteb run …` does after installation, in a checkout as well
     python -m mmmeb_tasks statistics MiniI2TRanking ...     # mteb's statistics, kept in the package
 """
 
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmmeb_tasks.autoload import install
 from mmmeb_tasks.check import check
 from mmmeb_tasks.data import mmmeb_data
 from mmmeb_tasks.folders import expanded
@@ -31,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("data", help="download and unpack the benchmark")
     statistics = commands.add_parser("statistics", help="write mteb's statistics of tasks into the package")
     statistics.add_argument("tasks", nargs="+")
-    args = parser.parse_args(argv)
+    commands.add_parser("run", help="as `mteb run`, which knows MMMEB after installation", add_help=False)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"]:
+        return run_mteb(words)
+    args = parser.parse_args(words)
     try:
         if args.command == "data":
             print(mmmeb_data())
@@ -49,6 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print("all files are as published" if not wrong else f"{wrong} files are not as published")
     return 1 if wrong else 0
+
+
+def run_mteb(words: Sequence[str]) -> int:
+    """mteb's own command, with MMMEB, whether or not a start-up file has added it."""
+    install()
+    from mteb.cli.build_cli import main as run
+
+    before, sys.argv = sys.argv, ["mteb", *words]
+    try:
+        run()
+    finally:
+        sys.argv = before
+    return 0
 
 
 def write_statistics(name: str) -> Path:

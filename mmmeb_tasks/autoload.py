@@ -3,8 +3,8 @@
 mteb finds tasks, benchmarks and models by scanning three of its modules, and its command is a
 function of a fourth. A finder in front of `sys.meta_path` runs `plugin.after` when one of the four
 has been imported, before anybody scans it; where mteb is imported by one of our modules, when that
-module is whole. This file is run when Python starts: it imports nothing that is not there already
-(0.3 ms).
+module is whole. An installation imports this file when mteb is imported (see `build_backend.py`); it
+imports nothing that is not there already (0.3 ms).
 """
 
 import sys

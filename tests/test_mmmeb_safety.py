@@ -156,7 +156,7 @@ class Tags(html.parser.HTMLParser):
 def test_a_page_shows_each_image_as_itself(tmp_path):
     (tmp_path / "pictures").mkdir()
     page, shown = _Page([], {}, tmp_path), []
-    names = ("x/z/1.png", "y/z/1.png", "x/z/a#b?c%20.png", "x/z/\"onerror=\"a(1)\" x='.png", "x/z/<b>.png")
+    names = ("x/z/1.png", "y/z/1.png", "x/z/a#b?c%20.png", 'x/z/"onerror="a(1)" x=\'.png', "x/z/<b>.png")
     for number, name in enumerate(names):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)

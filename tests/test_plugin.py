@@ -176,22 +176,59 @@ def test_from_an_editable_install_and_not_with_the_switch(source: Path, tmp_path
     assert off.stdout.strip() == "[] False", off.stderr[-2000:]
 
 
-def test_python_starts_without_delay_and_without_mteb(tmp_path: Path) -> None:
-    """Below 5 ms by `-X importtime`; nothing but the two modules is imported."""
-    (tmp_path / "mmmeb.pth").write_text(build_backend.STARTUP["mmmeb.pth"])
-    code = f"import site, sys; sys.path.insert(0, {str(ROOT)!r}); site.addsitedir({str(tmp_path)!r})"
-    plain = {"PYTHONPATH": "", "PATH": os.environ["PATH"]}
-    best = 1e9
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-S", "-c", "import os, site\n" + code],
-            env=plain, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        lines = [line for line in done.stderr.splitlines() if "mmmeb" in line]
-        assert [line.split("|")[-1].strip() for line in lines] == ["mmmeb_tasks.autoload", "mmmeb_tasks"]
-        best = min(best, int(lines[-1].split("|")[1]))
-    assert best < 5000  # microseconds
-    assert "| mteb" not in done.stderr and "torch" not in done.stderr
+def started(folder: Path, code: str, *path: Path) -> subprocess.CompletedProcess:
+    """A Python whose site folder is `folder`, with the start-up file in it."""
+    (folder / "mmmeb.pth").write_text(build_backend.STARTUP["mmmeb.pth"])
+    before = f"import site, sys; sys.path[:0] = {[str(place) for place in path]!r}\n"
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-S", "-c", f"{before}site.addsitedir({str(folder)!r})\n{code}"],
+        env={"PYTHONPATH": "", "PATH": os.environ["PATH"]},
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+
+
+def test_python_starts_with_nothing_of_ours(tmp_path: Path) -> None:
+    done = started(tmp_path, "print('up')", ROOT)
+    assert done.stdout == "up\n"
+    assert not [line for line in done.stderr.splitlines() if "mmmeb" in line or "mteb" in line]
+
+
+WHAT_A_PACKAGE_MAY_DO = {
+    "SystemExit": "raise SystemExit(3)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "BaseException": "raise BaseException('odd')",
+    "SyntaxError": "def",
+    "ImportError": "import nothing_of_that_name",
+}
+
+
+@pytest.mark.parametrize("what", WHAT_A_PACKAGE_MAY_DO)
+def test_whatever_the_package_raises_python_starts_and_mteb_is_imported(tmp_path: Path, what: str) -> None:
+    for name, text in {"mteb": "", "mmmeb_tasks": WHAT_A_PACKAGE_MAY_DO[what]}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(text + "\n")
+    done = started(tmp_path, "import mteb; print('up')", tmp_path)
+    assert done.stdout == "up\n"
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mmmeb_tasks cannot be")]
+    assert "; mteb works without it." in line
+
+
+def test_a_checkout_in_front_of_an_installation_is_used_whole(tmp_path: Path) -> None:
+    for place in ("installed", "checkout"):
+        (tmp_path / place / "mmmeb_tasks").mkdir(parents=True)
+        (tmp_path / place / "mmmeb_tasks" / "__init__.py").write_text(f"print({place!r})\n")
+        (tmp_path / place / "mteb.py").write_text("")
+    code = f"sys.path.insert(0, {str(tmp_path / 'checkout')!r}); import mteb"
+    assert started(tmp_path / "installed", code).stdout == "checkout\n"
+
+
+def test_the_own_command_runs_mteb_in_a_checkout(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmmeb_tasks", "run", "-m", "x", "-t", "MMMEBMinni"],
+        env=os.environ | {"MMMEB_NO_AUTOLOAD": "1"}, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == ("mteb run: unknown task 'MMMEBMinni'; nearest: MMMEBMini, MMMEB")
 
 
 def test_the_entry_of_the_start_file_is_a_function() -> None:
