@@ -46,6 +46,22 @@ def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Name
     return checked
 
 
+def with_folder(create: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """mteb's `create-model-results`, which needs the folder of a local model, not its name in results."""
+
+    @wraps(create)
+    def checked(args: argparse.Namespace) -> None:
+        if (args.model_name or "").startswith("local/"):
+            folder = args.model_name.removeprefix("local/")
+            sys.exit(
+                f"mteb create-model-results: {args.model_name} is a local folder's name in results; pass the "
+                f"folder itself: --model-name ./{folder}"
+            )
+        create(args)
+
+    return checked
+
+
 def chosen(args: argparse.Namespace) -> Sequence[AbsTask]:
     """The tasks of a benchmark, or the tasks of MMMEB, that a command line asks for.
 

@@ -58,10 +58,11 @@ def register_models(module: ModuleType) -> None:
 
 
 def register_command(module: ModuleType) -> None:
-    """Check names before `mteb run` loads a model, and print a table after it."""
-    from mmmeb_tasks.cli import around
+    """Check names before `mteb run` loads a model, and print a table after it; name a card's folder."""
+    from mmmeb_tasks.cli import around, with_folder
 
     module.run = around(module.run)
+    module._create_meta = with_folder(module._create_meta)
 
 
 _REGISTER: dict[str, Callable[[ModuleType], None]] = {

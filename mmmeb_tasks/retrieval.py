@@ -138,9 +138,17 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         return file_id(path) if path.is_file() else None
 
     def load_data(self, num_proc: int | None = None, **kwargs: object) -> None:
-        """Read the files of the chosen languages; one process, whatever `num_proc` says."""
+        """Read the files of the chosen languages; one process, whatever `num_proc` says.
+
+        Raises:
+            DataError: a split that the task does not have; as `read_rows`.
+        """
         if self.data_loaded:
             return
+        if wrong := [split for split in self.eval_splits if split not in self.metadata.eval_splits]:
+            raise DataError(
+                f"{self.metadata.name} has no split {wrong[0]!r}, only {', '.join(self.metadata.eval_splits)}"
+            )
         root, kind = self.data_folder, self.metadata.kind
 
         def load(language: str) -> RetrievalSplitData:

@@ -17,6 +17,7 @@ import build_backend
 from mmmeb_tasks import autoload
 from mmmeb_tasks.files import LAYOUTS
 from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.tasks import MiniI2TRanking
 from mmmeb_tasks.mini.write import write_benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -229,6 +230,24 @@ def test_the_own_command_runs_mteb_in_a_checkout(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == ("mteb run: unknown task 'MMMEBMinni'; nearest: MMMEBMini, MMMEB")
+
+
+def test_a_card_of_a_local_model_needs_its_folder() -> None:
+    words = ["mteb", "create-model-results", "--model-name", "local/t"]
+    code = f"import sys, mmmeb_tasks; from mteb.cli import main; sys.argv = {words}; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "mteb create-model-results: local/t is a local folder's name in results; pass the folder itself: "
+        "--model-name ./t",
+    )
+
+
+def test_a_split_that_the_task_does_not_have_is_refused(mini: Path) -> None:
+    task = MiniI2TRanking(data_root=mini)
+    task._eval_splits = ["dev"]
+    with pytest.raises(ValueError, match="MiniI2TRanking has no split 'dev', only test"):
+        task.load_data()
 
 
 def test_the_entry_of_the_start_file_is_a_function() -> None:
