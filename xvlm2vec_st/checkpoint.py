@@ -1,20 +1,26 @@
 """From an LVLM checkpoint, perhaps with an adapter, to a sentence-transformers folder."""
 
 import json
+import math
 import os
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.util import is_sentence_transformer_model
 from torch import nn
 from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file, is_peft_available
 
-from xvlm2vec_st.families import embedder_modules, pin_backend
+from xvlm2vec_st import templates
+from xvlm2vec_st.families import embedder_modules, pin_backend, without_bar, without_load_report
 from xvlm2vec_st.folders import Destination, expanded
 from xvlm2vec_st.peft_version import check_peft
+from xvlm2vec_st.trial import check_encodes
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -25,8 +31,7 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, multimoda
 {front}---
 # {title}
 
-Made from {made_from}. Texts, images, or both, to a vector of {dim} dimensions: the state of the last token,
-normalised.
+Made from {made_from}. Texts, images, or both, to a vector of {dim} dimensions{pooled}
 {rest}
 ```python
 {needs}from sentence_transformers import SentenceTransformer
@@ -53,7 +58,8 @@ def build(
     """Write `base` as a folder that sentence-transformers loads; nothing half-written stays.
 
     Args:
-        base: an LVLM checkpoint or an adapter's, folder or Hub id.
+        base: an LVLM checkpoint or an adapter's, folder or Hub id. What a sentence-transformers folder
+            declares stays: its modules, prompts and template.
         out: the new folder.
         adapter: LoRA or DoRA, folder or Hub id; merged in fp32 (4 bytes a parameter of memory).
         keep_adapter: store the adapter, not the merged weights; the base is then loaded from where
@@ -65,7 +71,7 @@ def build(
 
     Raises:
         ValueError: `out` is not empty; weights or adapter do not fit; an argument is out of range
-            or not for this family.
+            or not for this family; what was built cannot encode a text, an image, or both.
     """
     out, base = expanded(out), os.path.expanduser(base)
     adapter = None if adapter is None else os.path.expanduser(adapter)
@@ -106,8 +112,13 @@ def build_in(
     if Path(base).is_dir():
         base = str(Path(base).resolve())  # a kept adapter names it
     load_dtype = torch.float32 if adapter and not keep_adapter else DTYPES.get(dtype or "", "auto")
-    modules = embedder_modules(base, template=template, model_kwargs={"dtype": load_dtype})
-    body = modules[0]
+    embedder = is_sentence_transformer_model(base)
+    if embedder:
+        model = load_embedder(base, load_dtype, template=template, keep_adapter=keep_adapter)
+    else:
+        modules = embedder_modules(base, template=template, model_kwargs={"dtype": load_dtype})
+        model = SentenceTransformer(modules=modules, device="cpu")
+    body = model[0]
     if num_crops is not None:
         set_num_crops(body, num_crops)
     if adapter:
@@ -115,10 +126,56 @@ def build_in(
 
         body.model = keep(body.model, adapter) if keep_adapter else merge(body.model, adapter)
     if adapter and not keep_adapter:
-        cast(body.model, DTYPES[dtype] if dtype else AutoConfig.from_pretrained(base).dtype or torch.float32)
-    model = SentenceTransformer(modules=modules, device="cpu")
-    card = model_card(model, place.out.name, base, adapter, kept=keep_adapter)
+        cast(body.model, DTYPES[dtype] if dtype else stored_dtype(base))
+    check_encodes(model, base)
+    card = model_card(model, place.out.name, base, adapter, kept=keep_adapter, embedder=embedder)
     write_folder(model, card, place)
+
+
+def load_embedder(
+    base: str, dtype: torch.dtype | str, *, template: str | Path | None, keep_adapter: bool
+) -> SentenceTransformer:
+    """A folder that sentence-transformers loads already, with all that its modules.json declares.
+
+    Pooling, further modules, prompts and the chat template stay; `template` replaces the last.
+
+    Raises:
+        ValueError: an adapter to keep, which would name another base than the folder's weights; a model
+            that does not take an image together with a text.
+    """
+    if keep_adapter:
+        raise ValueError(
+            f"--keep-adapter: {base} is a sentence-transformers folder already; merge the adapter (leave "
+            "--keep-adapter out), or pass the raw checkpoint as BASE"
+        )
+    with without_load_report(), without_bar(base):
+        model = SentenceTransformer(base, device="cpu", model_kwargs={"dtype": dtype})
+    if not model.supports(("image", "text")):
+        raise ValueError(
+            f"{base}: a sentence-transformers folder that takes {model.modalities}; a model that takes an "
+            "image together with a text is needed"
+        )
+    if template is not None:
+        model[0].processor.chat_template = templates.read_template(template)
+    return model
+
+
+def stored_dtype(base: str) -> torch.dtype:
+    """The type that most of a checkpoint's weights have in its files, or that its configuration says.
+
+    The configuration of a published Qwen3-VL names it for the language model alone.
+    """
+    counts: Counter[str] = Counter()
+    for file in sorted(Path(base).glob("*.safetensors")) if Path(base).is_dir() else ():
+        with safe_open(file, "pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - not a mapping
+                part = weights.get_slice(key)
+                counts[part.get_dtype()] += math.prod(part.get_shape())
+    names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    if counts:
+        return names.get(counts.most_common(1)[0][0], torch.float32)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    return config.dtype or config.get_text_config().dtype or torch.float32
 
 
 def check_arguments(base: str | Path, out: Path, *, dtype: str | None, num_crops: int | None) -> None:
@@ -204,7 +261,15 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def model_card(model: SentenceTransformer, title: str, base: str, adapter: str | None, *, kept: bool) -> str:
+def model_card(
+    model: SentenceTransformer,
+    title: str,
+    base: str,
+    adapter: str | None,
+    *,
+    kept: bool,
+    embedder: bool = False,
+) -> str:
     """README.md of the folder; local folders by their last name only."""
     names = [name for name in (base, adapter) if name]
     said = [f"`{Path(name).resolve().name if Path(name).exists() else name}`" for name in names]
@@ -218,6 +283,7 @@ def model_card(model: SentenceTransformer, title: str, base: str, adapter: str |
         title=title,
         made_from=made_from,
         dim=model.get_embedding_dimension(),
+        pooled="." if embedder else ": the state of the last token,\nnormalised.",
         rest=rest + "\n",
         needs="import xvlm2vec_st  # Phi-3.5-vision, which transformers lacks\n" if phi3v else "",
         versions=", ".join(f"{lib} {version(lib)}" for lib in ("sentence-transformers", "transformers")),

@@ -40,8 +40,14 @@ def embedder_modules(
     Raises:
         ValueError: no template for the family; weights cut short, missing or of another shape.
     """
-    config = AutoConfig.from_pretrained(base, **(config_kwargs or {}))
-    text = templates.template(config.model_type) if template is None else templates.read_template(template)
+    config = AutoConfig.from_pretrained(base, **{"trust_remote_code": False, **(config_kwargs or {})})
+    text = (processor_kwargs or {}).get("chat_template")
+    if text is not None and template is not None:
+        raise ValueError("template and processor_kwargs['chat_template'] are both given; pass one")
+    if text is None:
+        text = (
+            templates.template(config.model_type) if template is None else templates.read_template(template)
+        )
     backend = image_backend(config.model_type)
     with without_load_report():
         with without_bar(base):

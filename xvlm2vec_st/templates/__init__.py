@@ -3,6 +3,11 @@
 from importlib.resources import files
 from pathlib import Path
 
+from jinja2 import TemplateSyntaxError
+
+# What transformers renders chat templates by; its environment has more than Jinja's own.
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
 # `config.model_type`, or the name of a variant, to its file. A template is part of the model: two
 # checkpoints of one family can need two. VLM2Vec's Qwen code writes a bare `<|image_pad|>`.
 FILES = {
@@ -54,7 +59,14 @@ def read_template(name: str | Path) -> str:
         raise ValueError(
             f"template {str(name)!r} is no file; pass one, or one of the names {', '.join(FILES)}"
         )
-    text = Path(name).read_text("utf-8")
+    try:
+        text = Path(name).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"template {name}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     if not text.strip():
         raise ValueError(f"template {name} is empty; it must write the image placeholder and the text")
+    try:
+        _compile_jinja_template(text)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"template {name}, line {error.lineno}: {error.message}") from error
     return text
