@@ -129,3 +129,55 @@ def test_dtype_of_what_is_merged(tmp_path: Path) -> None:
     for dtype, stored in (("bf16", torch.bfloat16), (None, torch.float32)):
         out = build(checkpoint("llava"), tmp_path / f"out-{dtype}", adapter=tmp_path / "adapter", dtype=dtype)
         assert {value.dtype for value in load_file(out / "model.safetensors").values()} == {stored}
+
+
+KINDS = {
+    "rank-stabilised": {"use_rslora": True},
+    "biases of adapted layers": {"bias": "lora_only", "target_modules": r".*(fc1|q_proj)"},
+    "all biases": {"bias": "all", "target_modules": r".*(fc1|q_proj)"},
+    "a bias of its own": {"lora_bias": True, "target_modules": r".*vision_tower.*fc1"},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "a convolution": {"target_modules": ["patch_embedding", "q_proj"]},
+    "whole modules": {"modules_to_save": ["norm"]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_adapter_that_peft_merges_is_merged(kind: str, tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(checkpoint("llava"))
+    torch.manual_seed(0)
+    settings = {"r": 2, "init_lora_weights": False, "target_modules": r".*language_model.*q_proj"} | KINDS[
+        kind
+    ]
+    wrapped = get_peft_model(model, LoraConfig(**settings))
+    for name, value in wrapped.named_parameters():
+        if value.requires_grad and "lora_" not in name:
+            value.data += 0.3
+    wrapped.save_pretrained(tmp_path / "adapter")
+    out = build(checkpoint("llava"), tmp_path / "out", adapter=tmp_path / "adapter")
+    want = wrapped.merge_and_unload(safe_merge=True).state_dict()
+    got = AutoModel.from_pretrained(out).state_dict()
+    assert want.keys() == got.keys()
+    assert max((want[key] - got[key]).abs().max() for key in want) < 1e-6
+    plain = AutoModel.from_pretrained(checkpoint("llava")).state_dict()
+    assert max((want[key] - plain[key]).abs().max() for key in want) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trainable_token_indices": [3, 4]}, "has trainable_token_indices, which cannot be built in"),
+        ({"bias": "all"}, None),
+    ],
+)
+def test_an_adapter_that_cannot_be_built_in_is_refused_for_what_it_is(
+    settings: dict, message: str | None, tmp_path: Path
+) -> None:
+    model = AutoModel.from_pretrained(checkpoint("llava"))
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=r".*(fc1|q_proj)", **settings))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    keep = message is None
+    message = message or r"holds \d+ of the base's own parameters .*leave --keep-adapter out"
+    with pytest.raises(ValueError, match=message):
+        build(checkpoint("llava"), tmp_path / "out", adapter=tmp_path / "adapter", keep_adapter=keep)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

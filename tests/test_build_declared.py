@@ -1,6 +1,7 @@
 """What a folder says is what is built; what cannot encode never appears."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -12,7 +13,9 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from test_build_adapters import lora
 
 from xvlm2vec_st import SentenceTransformer, build, templates
+from xvlm2vec_st.__main__ import main
 from xvlm2vec_st.checkpoint import stored_dtype
+from xvlm2vec_st.templates import limits
 
 ROWS = ["a dog", {"image": tiny.picture()}, {"image": tiny.picture(), "text": "a dog"}]
 
@@ -132,3 +135,58 @@ def test_a_merged_adapter_is_stored_in_the_type_of_the_files(tmp_path):
     lora(tmp_path / "adapter", tiny.checkpoint("llava"), head=False)
     out = build(base, tmp_path / "out", adapter=tmp_path / "adapter")
     assert {value.dtype for value in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
+        "{% endfor %}{% endfor %}",
+        "{{ 9**(9**9) }}",
+        "{{ 'x' * 10**10 }}",
+    ],
+    ids=["loops", "a power", "a long text"],
+)
+def test_a_template_that_never_ends_is_cut_off(tmp_path, template, monkeypatch):
+    monkeypatch.setattr(limits, "CODE", limits.CODE.replace("RLIMIT_CPU, (10, 10)", "RLIMIT_CPU, (1, 1)"))
+    (tmp_path / "t.jinja").write_text(template)
+    with pytest.raises(ValueError, match="the chat template of .*t.jinja does not end within"):
+        build(tiny.checkpoint("llava"), tmp_path / "out", template=tmp_path / "t.jinja")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jinja"]
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"weight_map": {"a": "../s.safetensors"}}, "names '../s.safetensors', which is not a file of its"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "names '/etc/passwd', which is not a file of its folder"),
+        ({"weight_map": {"a": "gone.safetensors"}}, "names 'gone.safetensors', which is missing"),
+        ({"weight_map": {"a": 1}}, "is not an index of weights"),
+        ({"weight_map": ["a"]}, "is not an index of weights"),
+        ({}, "is not an index of weights"),
+        ([], "is not an index of weights"),
+    ],
+)
+def test_an_index_names_files_of_its_folder(tmp_path, index, message):
+    base = shutil.copytree(tiny.checkpoint("llava"), tmp_path / "base")
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"model.safetensors.index.json {message}"):
+        build(base, tmp_path / "out")
+    with pytest.raises(ValueError, match="model.safetensors.index.json"):
+        SentenceTransformer(str(base), device="cpu")
+
+
+def test_a_pickle_as_weights_is_refused_in_one_line(tmp_path, capsys):
+    base = shutil.copytree(tiny.checkpoint("llava"), tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    flag = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(flag), "w"))
+
+    (base / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    assert main(["build", str(base), str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in printed and not flag.exists()

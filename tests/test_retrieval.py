@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from toys import ALL, CANDIDATES, CONCEPTS, Constant, Inverted, Random, Toy, write_line
 
 from mmmeb_tasks.encoder import MMMEBEncoder
-from mmmeb_tasks.files import KINDS, LAYOUTS, Kind, Row, data_file, read_rows
+from mmmeb_tasks.files import KINDS, LAYOUTS, OUTSIDE, Kind, Row, data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target, task_prompt
 from mmmeb_tasks.mini.tasks import (
     MINI_TASKS,
@@ -137,11 +137,14 @@ def test_ties_are_broken_by_hash(root: Path) -> None:
         assert 0 < sum(wins) < len(wins)
 
 
-def test_null_rows_are_skipped_and_repeated_ids_are_not(root: Path, tmp_path: Path) -> None:
+def test_null_rows_are_skipped_and_repeated_ids_are_not(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [write_line("vqa", "en", 1), write_line("vqa", "en", 2), write_line("vqa", "en", 2)]
     lines[0]["question"] = None
     (tmp_path / "datasets").mkdir()
     (tmp_path / "mini_images").symlink_to(root / "mini_images")
+    monkeypatch.setenv(OUTSIDE, "1")
     file = data_file(tmp_path, "mini", "en", 100, "vqa")
     file.write_text("\n".join(map(json.dumps, lines)))
     task = MiniVQARanking(data_root=tmp_path).filter_languages(None, hf_subsets=["en"])

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from xvlm2vec_st.checkpoint import DTYPES, build
+from xvlm2vec_st.failures import reason
 from xvlm2vec_st.terminal import quiet_libraries
+from xvlm2vec_st.texts import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet_libraries(bars=True)
     try:
         out = build(**arguments)
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
         # transformers reports missing files, broken JSON and an unreachable Hub as OSError, in many lines.
-        if debug:
+        line = reason(error)
+        if debug or line is None:
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {printable(line)}\n")
         return 2
     sys.stdout.write(f"{out}\n")
     return 0

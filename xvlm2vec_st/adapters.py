@@ -32,10 +32,15 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA or DoRA weights by the names of the model that they are for, without peft's prefix."""
+    """LoRA or DoRA weights by the names of the model that they are for, without peft's prefix.
+
+    `base`: parameters of the model itself that were trained or stored with it: biases (peft's `bias`), and
+    the embeddings where they have a LoRA of their own.
+    """
 
     config: LoraConfig
     weights: dict[str, Tensor]
+    base: dict[str, Tensor]
 
 
 def module_of(key: str) -> str:
@@ -69,6 +74,12 @@ def read_adapter(name: str, model: nn.Module) -> Adapter:
     config = PeftConfig.from_pretrained(name)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"the adapter {name} is {config.peft_type}; only LORA (and DoRA) can be built in")
+    for setting in ("trainable_token_indices", "target_parameters", "layer_replication"):
+        if getattr(config, setting, None):
+            raise ValueError(
+                f"the adapter {name} has {setting}, which cannot be built in; merge it with peft, and build "
+                "the merged checkpoint"
+            )
     try:
         read = load_peft_weights(name, device="cpu")
     except SafetensorError as error:
@@ -80,6 +91,11 @@ def read_adapter(name: str, model: nn.Module) -> Adapter:
     modules = dict(model.named_modules())
     layout = fitting_layout(weights, modules)
     weights = {re.sub(*layout, key): value for key, value in weights.items()}
+    own = {key for key in weights if ".base_layer." in key}
+    if config.bias != "none":
+        own |= {key for key in weights if key.endswith(".bias") and ".lora_" not in key}
+    base = {key.replace(".base_layer.", "."): weights.pop(key) for key in own}
+    refuse_misfits(f"the adapter {name}", {"unexpected": [k for k in base if module_of(k) not in modules]})
     refuse_misfits(f"the adapter {name}", {"unexpected": [k for k in weights if module_of(k) not in modules]})
     holders = {module_of(key) for key in weights if ".lora_" in key}
     named = {key for key, module in modules.items() if isinstance(module, nn.Linear) and targets(config, key)}
@@ -87,6 +103,7 @@ def read_adapter(name: str, model: nn.Module) -> Adapter:
         replace(
             config,
             task_type=None,  # else peft wants a model that generates
+            bias="none",  # they are among the base's own parameters
             target_modules=holders | named,
             exclude_modules=None,
             layers_to_transform=None,
@@ -95,7 +112,28 @@ def read_adapter(name: str, model: nn.Module) -> Adapter:
             alpha_pattern={re.sub(*layout, key): value for key, value in config.alpha_pattern.items()},
         ),
         weights,
+        base,
     )
+
+
+def set_base(adapter: Adapter, name: str, model: nn.Module) -> None:
+    """Give the model the parameters of its own that came with the adapter.
+
+    Raises:
+        ValueError: one that it does not have, or of another shape.
+    """
+    own = dict(model.named_parameters())
+    differ = {
+        f"{key} {list(value.shape)} not {list(own[key].shape)}"
+        for key, value in adapter.base.items()
+        if key in own and own[key].shape != value.shape
+    }
+    refuse_misfits(
+        f"the adapter {name}", {"unexpected": adapter.base.keys() - own.keys(), "of another shape": differ}
+    )
+    with torch.no_grad():
+        for key, value in adapter.base.items():
+            own[key].copy_(value)
 
 
 def targets(config: LoraConfig, module: str) -> bool:
@@ -145,6 +183,7 @@ def merge(model: PreTrainedModel, name: str) -> PreTrainedModel:
         ValueError: see `read_adapter` and `put`.
     """
     adapter = read_adapter(name, model)
+    set_base(adapter, name, model)
     wrapped = get_peft_model(model, adapter.config)
     put(adapter, name, wrapped)
     return wrapped.merge_and_unload(safe_merge=True)
@@ -161,6 +200,11 @@ def keep(model: PreTrainedModel, name: str) -> PreTrainedModel:
         raise ValueError(
             f"the adapter {name} is DoRA, whose magnitudes transformers drops when it loads a "
             f"{model.config.model_type} with an adapter; leave --keep-adapter out"
+        )
+    if adapter.base:
+        raise ValueError(
+            f"the adapter {name} holds {len(adapter.base)} of the base's own parameters "
+            f"({min(adapter.base)}), which a kept adapter cannot change; leave --keep-adapter out"
         )
     model.add_adapter(adapter.config)
     put(adapter, name, model)

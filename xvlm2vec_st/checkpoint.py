@@ -20,6 +20,7 @@ from xvlm2vec_st import templates
 from xvlm2vec_st.families import embedder_modules, pin_backend, without_bar, without_load_report
 from xvlm2vec_st.folders import Destination, expanded
 from xvlm2vec_st.peft_version import check_peft
+from xvlm2vec_st.templates.limits import check_limits
 from xvlm2vec_st.trial import check_encodes
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -112,6 +113,8 @@ def build_in(
     if Path(base).is_dir():
         base = str(Path(base).resolve())  # a kept adapter names it
     load_dtype = torch.float32 if adapter and not keep_adapter else DTYPES.get(dtype or "", "auto")
+    if template is not None and str(template) not in templates.FILES:
+        check_limits(templates.read_template(template), str(template))
     embedder = is_sentence_transformer_model(base)
     if embedder:
         model = load_embedder(base, load_dtype, template=template, keep_adapter=keep_adapter)
@@ -119,6 +122,8 @@ def build_in(
         modules = embedder_modules(base, template=template, model_kwargs={"dtype": load_dtype})
         model = SentenceTransformer(modules=modules, device="cpu")
     body = model[0]
+    if embedder and template is None and body.processor.chat_template:
+        check_limits(body.processor.chat_template, base)
     if num_crops is not None:
         set_num_crops(body, num_crops)
     if adapter:
@@ -127,9 +132,8 @@ def build_in(
         body.model = keep(body.model, adapter) if keep_adapter else merge(body.model, adapter)
     if adapter and not keep_adapter:
         cast(body.model, DTYPES[dtype] if dtype else stored_dtype(base))
-    check_encodes(model, base)
     card = model_card(model, place.out.name, base, adapter, kept=keep_adapter, embedder=embedder)
-    write_folder(model, card, place)
+    write_folder(model, card, place, base)
 
 
 def load_embedder(
@@ -290,9 +294,15 @@ def model_card(
     )
 
 
-def write_folder(model: SentenceTransformer, card: str, place: Destination) -> None:
-    """Save in the work folder, then move it into place: OUT is whole, or as it was."""
+def write_folder(model: SentenceTransformer, card: str, place: Destination, base: str) -> None:
+    """Save in the work folder, try it, then move it into place: OUT is whole, or as it was.
+
+    Raises:
+        ValueError: as `check_encodes`.
+    """
     model.save(str(place.draft))
     pin_backend(place.draft, model[0])
     (place.draft / "README.md").write_text(card, "utf-8")
+    # After saving: encoding leaves its padding and truncation in the tokenizer.
+    check_encodes(model, base)
     place.finish(place.draft)

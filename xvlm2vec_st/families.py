@@ -50,6 +50,7 @@ def embedder_modules(
         )
     backend = image_backend(config.model_type)
     with without_load_report():
+        check_index(base)
         with without_bar(base):
             check_weights(base, **(model_kwargs or {}))
         body = Transformer(
@@ -115,6 +116,31 @@ def image_backend(family: str) -> str:
             "pip install torchvision"
         )
     return "torchvision"
+
+
+def check_index(base: str) -> None:
+    """Refuse an index of weights that names files outside its folder.
+
+    transformers opens whatever the index names. Names are looked at, not where links lead: the Hub's cache
+    is made of links.
+
+    Raises:
+        ValueError: such a name; an index that is not one, or names a file that is missing.
+    """
+    for index in sorted(Path(base).glob("*.index.json")) if Path(base).is_dir() else ():
+        try:
+            names = {*json.loads(index.read_text("utf-8"))["weight_map"].values()}
+            wrong = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{index} is not an index of weights ({type(error).__name__}: {error}); download it again"
+            ) from error
+        if wrong:
+            raise ValueError(
+                f"{index} names {min(wrong)!r}, which is not a file of its folder; download the model again"
+            )
+        if missing := sorted(name for name in names if not (Path(base) / name).is_file()):
+            raise ValueError(f"{index} names {missing[0]!r}, which is missing; copy or download it again")
 
 
 def check_weights(base: str, **model_kwargs: Any) -> None:
