@@ -94,7 +94,7 @@ def build(
 
 def is_folder(name: str | None) -> bool:
     """Whether a model's name is that of a folder which is there."""
-    return name is not None and Path(name).is_dir()
+    return name is not None and os.path.isdir(name)
 
 
 def build_in(
@@ -222,7 +222,7 @@ def check_folder(name: str | None) -> None:
 
     >>> check_folder("TIGER-Lab/VLM2Vec-LoRA")
     """
-    if name is None or Path(name).is_dir():
+    if name is None or os.path.isdir(name):  # pathlib's raises for a name that is too long
         return
     if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise ValueError(f"{name}: no such folder; a name on the Hub is OWNER/NAME")

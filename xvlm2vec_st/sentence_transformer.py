@@ -14,9 +14,9 @@ from sentence_transformers.util import quantize_embeddings
 from sentence_transformers.util.decorators import deprecated_kwargs
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, output_capturing
 
 from xvlm2vec_st.batches import batches_of, pictures_in
 from xvlm2vec_st.families import embedder_modules, pin_backend
@@ -89,6 +89,16 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         except InputError as error:
             raise error.among([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As any module's, in a process that has made no model before."""
+        super().__setstate__(state)
+        register_captured_outputs(self)
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+        """As the base class's, for a model that has encoded before too."""
+        drop_capturing_hooks(self)
+        return super().start_multi_process_pool(target_devices)
+
     def _encode(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = asked["inputs"]
         elsewhere = asked["pool"] is not None or isinstance(asked["device"], list)
@@ -137,6 +147,30 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         if self.template is None and not known:
             return super()._load_default_modules(model_name_or_path, **kwargs)
         return embedder_modules(model_name_or_path, template=self.template, **each), {}
+
+
+def register_captured_outputs(model: nn.Module) -> None:
+    """Say which states transformers can capture, which a model's `__init__` does and unpickling does not.
+
+    transformers 5.23 and 5.24, modeling_utils.py.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            output_capturing._CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+
+
+def drop_capturing_hooks(model: nn.Module) -> None:
+    """Remove the hooks that transformers adds in a first forward; the next one adds them again.
+
+    They are local functions, which no process that is started anew can receive (transformers 5.23 and 5.24,
+    utils/output_capturing.py, `install_output_capuring_hook`).
+    """
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if getattr(hook, "__module__", "").endswith(".output_capturing"):
+                del module._forward_hooks[key]
+        if getattr(module, "_output_capturing_hooks_installed", False):
+            module._output_capturing_hooks_installed = False
 
 
 def name_native(modules: Path) -> None:
