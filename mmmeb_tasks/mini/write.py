@@ -215,9 +215,9 @@ def _write_lines(path: Path, rows: Iterator[dict]) -> None:
 def _new_folder(out: Path, **settings: object) -> Iterator[Path]:
     """Where to write what becomes the new folder `out` in one step; gone again if the writing fails."""
     place = Destination(out, command="mmmeb_tasks.mini.write", option="OUT")
-    if place.named.exists():
-        raise ValueError(f"{out} exists; give a new folder")
-    with place.hold():
+    with place.hold():  # which also clears the lock of a run that was killed in its last step
+        if place.named.exists():
+            raise ValueError(f"{out} exists; give a new folder")
         place.check()
         if place.check_work():  # what a killed run left: writing anew takes seconds
             remove(place.work)
