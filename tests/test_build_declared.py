@@ -190,3 +190,16 @@ def test_a_pickle_as_weights_is_refused_in_one_line(tmp_path, capsys):
     printed = capsys.readouterr().err
     assert printed.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in printed and not flag.exists()
+
+
+def test_code_in_a_folder_is_never_run(tmp_path):
+    base = shutil.copytree(tiny.checkpoint("llava"), tmp_path / "base")
+    flag = tmp_path / "executed"
+    (base / "evil.py").write_text(f"open({str(flag)!r}, 'w')")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"model_type": "unknown_to_all", "auto_map": {"AutoConfig": "evil.Config"}}
+    (base / "config.json").write_text(json.dumps(config))
+    for load in (lambda: build(base, tmp_path / "out"), lambda: SentenceTransformer(str(base), device="cpu")):
+        with pytest.raises(ValueError, match="unknown_to_all|trust_remote_code"):
+            load()
+    assert not flag.exists()

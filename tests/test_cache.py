@@ -240,3 +240,14 @@ def test_a_full_disk_ends_with_a_line_and_what_was_there_is_kept(tmp_path):
     store.put(KEYS[2:3], values(2))  # there is room again
     assert [TargetStore(tmp_path, 5).get(key)[0] for key in KEYS[:3]] == [0, 1, 2]
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_cache_that_cannot_be_written_says_so_in_one_line(tmp_path):
+    store = TargetStore(tmp_path / "cache", 4)
+    store.put([bytes(16)], np.ones((1, 4), np.float32))
+    shutil.rmtree(tmp_path / "cache")  # as a folder that is read-only, which root could write all the same
+    fresh = TargetStore(tmp_path / "cache", 4)
+    shutil.rmtree(tmp_path / "cache")
+    for one in (store, fresh):
+        with pytest.raises(ValueError, match=r"cannot grow \(No such file or directory\); free space"):
+            one.put([bytes(16)], np.ones((1, 4), np.float32))

@@ -5,11 +5,14 @@ import importlib
 import io
 import logging
 import math
+import pickle
 import pkgutil
 import sys
 
 import pytest
 import torch
+from datasets.exceptions import DatasetGenerationError
+from safetensors import SafetensorError
 
 import recipes
 from recipes import command, distill
@@ -36,6 +39,12 @@ RUNNABLE = [
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), "out of memory (CUDA out of memory."),
         (RuntimeError("Invalid device string: 'x'"), "Invalid device string: 'x'"),
+        (
+            pickle.UnpicklingError("Weights only load failed\nmore"),
+            "a file holds what is not loaded for safety",
+        ),
+        (SafetensorError("header too small"), "a file of weights cannot be read or written: header too"),
+        (DatasetGenerationError("An error occurred"), "the rows cannot be stored: An error occurred"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a text cannot be read"),
     ],
 )
