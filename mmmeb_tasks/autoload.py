@@ -20,11 +20,6 @@ OURS = "mmmeb_tasks."
 WAITING: list[str] = []
 
 
-def start() -> None:
-    """What Python calls when it starts, by `mmmeb.start` (3.15 on) or `mmmeb.pth`."""
-    # Importing this module has imported the package, whose `__init__` does the work.
-
-
 def install() -> None:
     """Add MMMEB to the modules of mteb that are imported, and to the others when they will be."""
     for finder in sys.meta_path:
@@ -57,7 +52,11 @@ def register(name: str) -> None:
         from mmmeb_tasks import plugin
 
         plugin.after(name, sys.modules[name])
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, too: importing mteb ends no program
+        if sys.stderr is None:  # pythonw, a service
+            return
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         sys.stderr.write(
             f"mmmeb_tasks: MMMEB could not be added to {name} of this mteb ({said}); mteb works without "

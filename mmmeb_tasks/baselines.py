@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mmmeb_tasks.meta import OwnMeta
+from mmmeb_tasks.texts import as_text
 
 Texts = Callable[[Sequence[str], int], NDArray[np.float32]]
 Pictures = Callable[[Sequence[Picture], int], NDArray[np.float32]]
@@ -85,7 +86,11 @@ def multilingual_clip(name: str, revision: str | None = None, *, partner: str, *
     )
 
     def tower(model: SentenceTransformer) -> Callable[[Sequence[Any], int], NDArray[np.float32]]:
-        return lambda items, size: model.encode([*items], batch_size=size, show_progress_bar=False)
+        def vectors(items: Sequence[Any], size: int) -> NDArray[np.float32]:
+            plain = [as_text(i, model.modalities) if isinstance(i, str) else i for i in items]
+            return model.encode(plain, batch_size=size, show_progress_bar=False)
+
+        return vectors
 
     return TwoTowers(*map(tower, towers))
 

@@ -55,6 +55,12 @@ class AggregateOfLanguages(AbsTaskAggregate):
         self.taskname_to_task = {task.metadata.name: task for task in left}
         return self
 
+    def filter_eval_splits(self, eval_splits: Sequence[str] | None) -> Self:
+        """Hand the splits on to the tasks, which refuse one that they do not have when they load data."""
+        for task in self.metadata.tasks:
+            task.filter_eval_splits(eval_splits)
+        return super().filter_eval_splits(eval_splits)
+
     def data_hash(self, language: str) -> str | None:
         """One hash for the rows of a language in all tasks that have it."""
         tasks = [task for task in self.metadata.tasks if language in task.metadata.hf_subsets]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmmeb_tasks.files import Row, read_records
 from mmmeb_tasks.published import Published, files
-from mmmeb_tasks.texts import printable
+from mmmeb_tasks.texts import printable, short
 
 SHOWN = 3  # examples of each finding a file
 
@@ -85,7 +85,7 @@ def _look_through(
             _look_at_row(row, report, opened)
     for name, times in ids.items():
         if times > 1:
-            report.add("repeated ids", f"{name!r} {times} times")
+            report.add("repeated ids", f"{short(name)} {times} times")
     report.candidates = (min(counts, default=0), max(counts, default=0))
     _compare(expected, report)
 
@@ -96,12 +96,12 @@ def _look_at_row(row: Row, report: Report, opened: dict[Path, str | None] | None
         report.add("candidates without a wrong one", where)
     gold, *others = row.candidates
     if gold in others:
-        report.add("the gold stands among the others, too", f"{where}: {str(gold)[:60]!r}")
+        report.add("the gold stands among the others, too", f"{where}: {short(str(gold))}")
     if len(set(others)) < len(others):
         twice = next(name for name, times in Counter(others).items() if times > 1)
-        report.add("repeated candidates", f"{where}: {str(twice)[:60]!r}")
+        report.add("repeated candidates", f"{where}: {short(str(twice))}")
     if isinstance(gold, str) and not gold.strip():
-        report.add("candidates without gold", f"{where}: the first candidate is {gold!r}")
+        report.add("candidates without gold", f"{where}: the first candidate is {short(gold)}")
     if opened is None:
         return
     for path in {p for p in (row.image, *row.candidates) if isinstance(p, Path)} - opened.keys():
@@ -114,8 +114,12 @@ def _picture_fault(path: Path) -> str | None:
     try:
         with Image.open(path) as picture:
             picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, RuntimeError (AVIF), struct.error and others on a
+        # damaged image.
+        return str(error) or type(error).__name__
     return None
 
 

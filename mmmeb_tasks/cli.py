@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
@@ -14,8 +15,10 @@ from mteb.results import TaskResult
 
 from mmmeb_tasks.benchmark import AggregateOfLanguages
 from mmmeb_tasks.files import DataError
+from mmmeb_tasks.folders import Destination
 from mmmeb_tasks.models import folder_meta, is_local
-from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval
+from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, refuse_splits
+from mmmeb_tasks.texts import markdown_cell, printable
 
 # Why a result is set aside -> the ending of its name.
 ASIDE = {"is cut off": "broken", "was made from other data": "other"}
@@ -31,19 +34,37 @@ def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Name
             name, revision = model_of(args)
             tasks = [task for task in tasks if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
             cache = ResultCache(args.output_folder)
-            for task in with_parts(tasks):
-                set_aside(cache, task, name)
         except ValueError as error:
-            sys.exit(f"mteb run: {error}")
-        try:
-            run(args)
-        except DataError as error:
-            sys.exit(f"mteb run: {error}")
+            sys.exit(f"mteb run: {printable(error)}")
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(cache, tasks, name))
+                for task in with_parts(tasks):
+                    set_aside(cache, task, name)
+            except ValueError as error:
+                sys.exit(f"mteb run: {printable(error)}")
+            try:
+                run(args)
+            except DataError as error:
+                sys.exit(f"mteb run: {printable(error)}")
         results = read(cache, tasks, name, revision)
         if results:
             print(table(results, title=name))
 
     return checked
+
+
+@contextmanager
+def locked(cache: ResultCache, tasks: Iterable[AbsTask], model: str) -> Iterator[None]:
+    """Keep other runs from these tasks of a model: mteb would write one file from both, the last one wins.
+
+    Raises:
+        ValueError: another run scores one of them into the same folder.
+    """
+    with ExitStack() as held:
+        for name in sorted({task.metadata.name for task in with_parts(tasks)}):
+            held.enter_context(Destination(_results(cache, model) / name, option="--output-folder").hold())
+        yield
 
 
 def with_folder(create: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
@@ -73,14 +94,16 @@ def chosen(args: argparse.Namespace) -> Sequence[AbsTask]:
         aliases = {alias for benchmark in known.values() for alias in benchmark.aliases or ()}
         _refuse_unknown("benchmark", args.benchmarks, [*known, *aliases])
         return [task for name in args.benchmarks for task in mteb.get_benchmark(name).tasks]
-    return ours(args.tasks or (), args.languages)
+    return ours(args.tasks or (), args.languages, args.eval_splits)
 
 
-def ours(names: Sequence[str], languages: Sequence[str] | None) -> list[AbsTask]:
+def ours(
+    names: Sequence[str], languages: Sequence[str] | None, splits: Sequence[str] | None = None
+) -> list[AbsTask]:
     """Those of the named tasks that are of MMMEB, in these languages (three-letter codes; None: all).
 
     Raises:
-        ValueError: an unknown task or language, with the nearest ones.
+        ValueError: an unknown task or language, with the nearest ones; a split that a task does not have.
     """
     from mteb.get_tasks import _TASK_RENAMES, _TASKS_REGISTRY
 
@@ -91,6 +114,8 @@ def ours(names: Sequence[str], languages: Sequence[str] | None) -> list[AbsTask]
     if of_mmmeb:
         _refuse_languages(named, asked)
     there = [task for task in of_mmmeb if not asked or asked & {*task.metadata.languages}]
+    for task in there:
+        refuse_splits(task.metadata, splits or ())
     return [task().filter_languages(languages) for task in there]
 
 
@@ -219,7 +244,7 @@ def table(results: dict[str, dict[str, float]], *, title: str) -> str:
     if len(rows) > 1:
         columns = zip(*rows.values(), strict=True)
         rows["mean"] = [_mean(column) for column in columns]
-    cells = [[f"{title}: P@1, %", *languages, "mean"], ["---"] * (len(languages) + 2)]
+    cells = [[f"{markdown_cell(title)}: P@1, %", *languages, "mean"], ["---"] * (len(languages) + 2)]
     for task, values in rows.items():
         shown = (*values, _mean(values))
         cells.append([task, *("–" if v is None else f"{100 * v:.1f}" for v in shown)])

@@ -21,6 +21,7 @@ from mmmeb_tasks.identity import model_meta
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.items import Item, Key, blocks, model_input, neighbours, read_items
 from mmmeb_tasks.retrieval import MMMEBMetadata
+from mmmeb_tasks.texts import PlainTexts
 
 # Texts go to sentence-transformers in so many batches at once, to be sorted by length.
 BATCHES_A_BLOCK = 8
@@ -96,7 +97,8 @@ class MMMEBEncoder(AbsEncoder):
             refuse_unsupported(self.model, [_outline(rows.features)], task_metadata.name)
             facts = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset}
             kwargs["batch_size"] = self.batch_size or kwargs.get("batch_size", 32)
-            return self._as_mteb.encode(inputs, **facts, prompt_type=prompt_type, **kwargs)
+            plain: Any = PlainTexts(inputs, self.model.modalities)
+            return self._as_mteb.encode(plain, **facts, prompt_type=prompt_type, **kwargs)
         # The rows themselves: the loader's batches would decode pictures that are encoded already.
         items = self.read(rows, task_metadata, hf_subset, prompt_type)
         return self.embed(items, task=f"{task_metadata.name} {hf_subset}", **kwargs)
@@ -160,7 +162,7 @@ class MMMEBEncoder(AbsEncoder):
     def _embed(self, items: Sequence[Item], batch_size: int) -> NDArray[np.float32]:
         pictures: dict[str | None, Picture] = {}  # decoded once for the rows that share one
         vectors = self.model.encode(
-            [model_input(item, pictures) for item in items],
+            [model_input(item, pictures, self.model.modalities) for item in items],
             prompt="",  # not None, which stands for the model's default prompt
             batch_size=batch_size,
             show_progress_bar=False,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from mmmeb_tasks.texts import fault_of, is_blank, printable
+from mmmeb_tasks.texts import fault_of, is_blank, printable, short
 
 # Allows images outside the data folder, which links lead to; names never leave it otherwise.
 OUTSIDE = "MMMEB_OUTSIDE_IMAGES"
@@ -152,10 +152,10 @@ def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
         shown = line[:60].decode(errors="replace").rstrip()
         raise ValueError(f"{shown!r} is no JSON ({error}); one object a line") from error
     if not isinstance(record, dict):
-        raise ValueError(f"expected a JSON object, got {str(record)[:60]!r}")
+        raise ValueError(f"expected a JSON object, got {short(record)}")
     if missing := [field for field in layout.fields if field not in record]:
         fields = ", ".join(layout.fields)
-        raise ValueError(f"no field {missing[0]!r}; it has {', '.join(record)}, needs {fields}")
+        raise ValueError(f"no field {missing[0]!r}; it has {', '.join(record)[:200]}, needs {fields}")
     return record
 
 
@@ -167,10 +167,10 @@ def _row(number: int, record: Mapping[str, object], pictures: "_Pictures", layou
         return None
     names = record[layout.candidates]
     if not isinstance(names, list) or not names:
-        raise ValueError(f"{layout.candidates!r} is {names!r}; needs a list, the gold first")
+        raise ValueError(f"{layout.candidates!r} is {short(names)}; needs a list, the gold first")
     for name in names:
         if not isinstance(name, str):
-            raise ValueError(f"{layout.candidates!r} holds {name!r}; needs strings only")
+            raise ValueError(f"{layout.candidates!r} holds {short(name)}; needs strings only")
         if fault := fault_of(name):
             raise ValueError(f"a text of {layout.candidates!r} {fault}")
     return Row(
@@ -185,7 +185,7 @@ def _row(number: int, record: Mapping[str, object], pictures: "_Pictures", layou
 def _text(record: Mapping[str, object], field: str | None) -> str | None:
     value = record[field] if field else None
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{field!r} is {value!r}; needs a string, or null to leave the row out")
+        raise ValueError(f"{field!r} is {short(value)}; needs a string, or null to leave the row out")
     if value is not None and (fault := fault_of(value)):
         raise ValueError(f"{field!r} {fault}")
     return value
@@ -198,7 +198,7 @@ def _id(value: object) -> str:
     ('7', 'a7')
     """
     if isinstance(value, bool) or not isinstance(value, str | int) or is_blank(str(value)):
-        raise ValueError(f"'id' is {value!r}; needs a text or a whole number")
+        raise ValueError(f"'id' is {short(value)}; needs a text or a whole number")
     if fault := fault_of(str(value)):
         raise ValueError(f"'id' {fault}")
     return str(value)
@@ -216,13 +216,13 @@ class _Pictures(dict[str, Path]):
         try:
             there = path.is_file()
         except OSError as error:  # a name that is too long
-            raise ValueError(f"picture {name[:60]!r} cannot be looked for ({error.strerror})") from error
+            raise ValueError(f"picture {short(name)} cannot be looked for ({error.strerror})") from error
         if not there:
-            raise ValueError(f"picture {name!r} is not at {printable(path)}")
+            raise ValueError(f"picture {short(name)} is not at {printable(path)}")
         if self.real is not None and not path.resolve().is_relative_to(self.real):
             raise ValueError(
-                f"picture {name!r} lies outside the data folder, at {printable(path.resolve())}; move it "
-                f"there, or allow it: {OUTSIDE}=1"
+                f"picture {short(name)} lies outside the data folder, at {printable(path.resolve())}; move "
+                f"it there, or allow it: {OUTSIDE}=1"
             )
         self[name] = path
         return path

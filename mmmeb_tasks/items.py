@@ -1,6 +1,6 @@
 """What a row gives a model: a text, a picture, or both; and which rows give the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import file_digest, sha256
@@ -9,12 +9,11 @@ from typing import Any
 
 from datasets import Dataset, Image
 from mteb.types import PromptType
-from PIL.Image import DecompressionBombError
 from PIL.Image import Image as Picture
 
 from mmmeb_tasks.files import Kind
 from mmmeb_tasks.instructions import Style, render_label, render_query, render_target
-from mmmeb_tasks.texts import as_text
+from mmmeb_tasks.texts import GUESSED, as_text, printable
 
 Key = tuple[str | None, str | None]
 
@@ -140,12 +139,15 @@ def blocks(items: Sequence[Item], batch_size: int, batches: int) -> Iterator[lis
         yield batch
 
 
-def model_input(item: Item, decoded: dict[str | None, Picture] | None = None) -> str | dict[str, Any]:
+def model_input(
+    item: Item, decoded: dict[str | None, Picture] | None = None, modalities: Iterable[Any] = GUESSED
+) -> str | dict[str, Any]:
     """An item as sentence-transformers takes it; the picture is RGB.
 
     Args:
         item: what to give.
         decoded: pictures that were read before, by their hash; what is read is added.
+        modalities: what the model takes.
 
     Raises:
         ValueError: the picture cannot be read.
@@ -154,7 +156,7 @@ def model_input(item: Item, decoded: dict[str | None, Picture] | None = None) ->
     'a dog'
     """
     if item.source is None:
-        return as_text(item.text or "")
+        return as_text(item.text or "", modalities)
     decoded = {} if decoded is None else decoded
     if item.picture not in decoded:
         decoded[item.picture] = _read(item.source)
@@ -163,9 +165,15 @@ def model_input(item: Item, decoded: dict[str | None, Picture] | None = None) ->
 
 
 def _read(source: Path | bytes) -> Picture:
-    data, path = (source.read_bytes(), str(source)) if isinstance(source, Path) else (source, None)
+    path = str(source) if isinstance(source, Path) else None
     try:
-        # The host's reading (it turns pictures upright), so that all models see the same pixels.
+        data = source.read_bytes() if isinstance(source, Path) else source
+        # mteb's own reading (it turns images upright), so that all models see the same pixels.
         return Image().decode_example({"bytes": data, "path": path}).convert("RGB")
-    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
-        raise ValueError(f"picture {path or '(in the data)'} cannot be read: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, RuntimeError (AVIF), struct.error and others on a
+        # damaged image.
+        shown = printable(path or "(in the data)")
+        raise ValueError(f"picture {shown} cannot be read: {printable(error)}") from error

@@ -145,10 +145,7 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         """
         if self.data_loaded:
             return
-        if wrong := [split for split in self.eval_splits if split not in self.metadata.eval_splits]:
-            raise DataError(
-                f"{self.metadata.name} has no split {wrong[0]!r}, only {', '.join(self.metadata.eval_splits)}"
-            )
+        refuse_splits(self.metadata, self.eval_splits)
         root, kind = self.data_folder, self.metadata.kind
 
         def load(language: str) -> RetrievalSplitData:
@@ -197,6 +194,20 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         if language != self.hf_subsets[0]:
             return {}
         return {lang: self.dataset[lang][split] for lang in self.hf_subsets if lang != language}
+
+
+def refuse_splits(metadata: TaskMetadata, asked: Iterable[str]) -> None:
+    """Refuse a split that a task does not have: its rows would be filed as another's.
+
+    Raises:
+        DataError: the first such split.
+    """
+    for split in asked:
+        if split not in metadata.eval_splits:
+            raise DataError(
+                f"{metadata.name} has no split {split!r}, only {', '.join(metadata.eval_splits)}; leave "
+                "--eval-splits (eval_splits) out"
+            )
 
 
 def lost_modalities(metadata: TaskMetadata, meta: ModelMeta) -> list[str]:

@@ -21,6 +21,7 @@ from mteb.types import EncodeKwargs, PromptType
 from numpy.typing import NDArray
 
 from mmmeb_tasks.items import Item, neighbours, read_items
+from mmmeb_tasks.texts import PlainTexts
 
 # The model's similarity may normalise the whole corpus for each block. 7,200 documents: 30 MB.
 QUERIES_A_BLOCK = 1024
@@ -160,9 +161,11 @@ class CandidateSearch:
         shared = (metadata.prompt or {}).get(side.value), None if self._sides_alike() else side
         new = [item for item in neighbours(items) if (*item.key, *shared) not in self._vectors]
         if new:
-            loader = create_dataloader(
+            loader: Any = create_dataloader(
                 _table(new), task_metadata=metadata, prompt_type=side, batch_size=kwargs.get("batch_size", 32)
             )
+            if isinstance(self.model, SentenceTransformerEncoderWrapper):
+                loader = PlainTexts(loader, self.model.model.modalities)
             vectors = self.model.encode(
                 loader, task_metadata=metadata, hf_split=split, hf_subset=lang, prompt_type=side, **kwargs
             )

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmmeb_tasks.retrieval import LANGUAGES
+from mmmeb_tasks.texts import markdown_cell
+from xvlm2vec_st.texts import printable
 
 
 @dataclass
@@ -121,7 +123,7 @@ def gap(cells: Sequence[Cell], language: str) -> float | None:
 def markdown(cells: Sequence[Cell]) -> str:
     """Four tables: scores with intervals, means, gap to English, spread over styles."""
     languages = languages_of(cells)
-    groups = _grouped(cells, lambda cell: cell.name)
+    groups = _grouped(cells, lambda cell: markdown_cell(cell.name))
     parts = []
     for name, own in groups.items():
         rows = []
@@ -150,7 +152,7 @@ def _spread(cells: Sequence[Cell], languages: Sequence[str]) -> list[list[str]]:
     for model, own in _grouped(cells, lambda cell: cell.model).items():
         if len({cell.style for cell in own}) < 2:
             continue
-        row = [model]
+        row = [markdown_cell(model)]
         for language in languages:
             of_task = _grouped([c for c in own if c.language == language], lambda cell: cell.task).values()
             scores = [[cell.within(1) for cell in of_style] for of_style in of_task]
@@ -194,12 +196,16 @@ def scores_chart(cells: Sequence[Cell], path: Path) -> None:
                 low.append(max(0.0, means[-1] - 100 * float(np.mean([cell.low for cell in here]))))
                 high.append(max(0.0, 100 * float(np.mean([cell.high for cell in here])) - means[-1]))
                 places.append(place - 0.4 + width * (number + 0.5))
-        axes.bar(places, means, width, yerr=[low, high], label=name, error_kw={"linewidth": 0.8})
+        # A label that begins with "_" has no place in a legend.
+        label = f" {printable(name)}"
+        axes.bar(places, means, width, yerr=[low, high], label=label, error_kw={"linewidth": 0.8})
     axes.set_xticks(range(len(languages)), languages)
     axes.set_ylabel("mean P@1 over tasks, %")
     axes.set_ylim(0, 112)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
+    legend = axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # "$" in a name is no formula
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

@@ -33,6 +33,7 @@ from recipes import command
 from recipes.comparison import Cell, difference, interval, markdown, scores_chart
 from recipes.queries_page import queries_page
 from xvlm2vec_st.folders import Destination, expanded, whole_file
+from xvlm2vec_st.texts import printable
 
 TOP = 10  # mteb keeps so many candidates a query
 # What the report is, beside `predictions` and `results`.
@@ -131,7 +132,7 @@ def evaluated(
     for name, meta in metas.items():
         for run in runs(name, meta, styles, args.device):
             for task in tasks:
-                print(f"{run.label}: {task.metadata.name}", file=sys.stderr)
+                print(f"{printable(run.label)}: {task.metadata.name}", file=sys.stderr)
                 cells += score(run, task, args.out, batch_size=args.batch_size)
 
     # 3. The report.
@@ -267,7 +268,18 @@ def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
         if rows:
             writer = csv.DictWriter(file, [*rows[0]])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({key: csv_value(value) for key, value in row.items()} for row in rows)
+
+
+def csv_value(value: object) -> object:
+    r"""A value for a spreadsheet, which would compute a text that begins as a formula does.
+
+    >>> csv_value("=1+1"), csv_value("./model"), csv_value(-0.5)
+    ("'=1+1", './model', -0.5)
+    """
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value)
 
 
 if __name__ == "__main__":

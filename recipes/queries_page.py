@@ -12,6 +12,7 @@ from mmmeb_tasks.retrieval import MMMEBRetrieval
 from recipes.comparison import Cell
 from recipes.copies import image_tag
 from xvlm2vec_st.folders import whole_file
+from xvlm2vec_st.texts import printable
 
 SHOWN = 12  # queries of each list
 
@@ -80,20 +81,29 @@ class _Page:
                 gold = next(iter(self.tasks[task].dataset[cell.language]["test"]["relevant_docs"][query]))
                 rank = cell.ranks[query]
                 state = "right" if rank == 1 else "wrong"
-                values = [cell.language, html.escape(cell.name), asked, self.show(documents[gold])]
+                values = [escaped(cell.language), escaped(cell.name), asked, self.show(documents[gold])]
                 values.append(f'<span class="{state}">{rank or "&gt; 10"}</span>')
                 values.append(self.show(documents[cell.first[query]]))
                 lines.append("<tr>" + "".join(f"<td>{value}</td>" for value in values) + "</tr>")
         head = "".join(f"<th>{name}</th>" for name in ("", "model", "query", "right", "rank", "first"))
         rows = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
-        return f"<section><h2>{html.escape(f'{task} {row}')}</h2>{rows}</section>"
+        return f"<section><h2>{escaped(f'{task} {row}')}</h2>{rows}</section>"
 
     def show(self, row: Mapping[str, Any]) -> str:
         """A picture, a text, or both."""
         shown = ""
         if row.get("image"):
             shown = image_tag(Path(row["image"]["path"]), self.out / "pictures")
-        return shown + html.escape(row.get("text") or "")
+        return shown + escaped(row.get("text") or "")
+
+
+def escaped(text: str) -> str:
+    r"""A text in a page, with what would turn its direction round or act on a terminal as its escape.
+
+    >>> escaped("<b>\u202e")
+    '&lt;b&gt;\\u202e'
+    """
+    return html.escape(printable(text))
 
 
 def _by_id(table: Any) -> dict[str, Any]:

@@ -2,16 +2,10 @@
 
 import logging
 import os
-import tempfile
-from pathlib import Path
 
-from guard import network
+from guard.fixture import no_network, pytest_unconfigure  # noqa: F401 - before anything that has a network
 
 collect_ignore = ["guard/sitecustomize.py"]  # for the Pythons that tests start
-GUARD = Path(network.__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
-os.environ[network.LOG] = tempfile.mkstemp(prefix="network-", suffix=".log")[1]
-network.install()
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # On the CPU everywhere: bounds are those of fp32 on a CPU, and CUDA does not survive a fork. The benchmarks
@@ -45,22 +39,6 @@ def no_deprecation_in_the_logs(request):
         logger.removeHandler(handler)
     if not request.node.get_closest_marker("old_name"):
         assert not found, found
-
-
-@pytest.fixture(autouse=True)
-def no_network():
-    """A test that asks for another machine fails, also where the code under test goes on without it."""
-    log = Path(os.environ[network.LOG])
-    log.write_text("")
-    yield
-    asked = log.read_text().splitlines()
-    log.write_text("")
-    assert not asked, asked
-
-
-def pytest_unconfigure():
-    """Leave no log."""
-    Path(os.environ[network.LOG]).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

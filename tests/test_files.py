@@ -75,7 +75,7 @@ def test_lines_are_read_lazily(root: Path) -> None:
     [
         ("c", '{"id": 1, "img": "1", "cla', "line 1: .* is no JSON"),
         ("c", "", "line 1: '' is no JSON"),
-        ("c", "[1]", r"line 1: expected a JSON object, got '\[1\]'"),
+        ("c", "[1]", r"line 1: expected a JSON object, got \[1\]"),
         ("c", {"id": 1, "img": "1"}, "no field 'classes'; it has id, img, needs id, img, classes"),
         ("vg", {"img": "1", "text": "x", "imgs": ["1"]}, "no field 'id'"),
         ("c", GOOD["c"] | {"classes": []}, r"'classes' is \[\]; needs a list, the gold first"),

@@ -10,11 +10,14 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import mteb as mteb_library
 import pytest
+from mteb.cache import ResultCache
 from slow import slow
 
 import build_backend
 from mmmeb_tasks import autoload
+from mmmeb_tasks.cli import locked, ours
 from mmmeb_tasks.files import LAYOUTS
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.tasks import MiniI2TRanking
@@ -126,7 +129,7 @@ def test_from_a_built_wheel_the_stock_command_sees_and_runs_everything(
         names = archive.namelist()
         record = archive.read(next(name for name in names if name.endswith("RECORD"))).decode()
         assert archive.testzip() is None
-    assert "mmmeb.pth,sha256=" in record and "mmmeb.start,sha256=" in record
+    assert all(f"\n{name},sha256=" in f"\n{record}" for name in build_backend.STARTUP)
     assert "mmmeb_tasks/mini/data/world.zip" in names
     python = install(wheel, tmp_path / "env")
     model = shutil.copytree(TEACHER, tmp_path / "teacher")
@@ -200,6 +203,7 @@ WHAT_A_PACKAGE_MAY_DO = {
     "BaseException": "raise BaseException('odd')",
     "SyntaxError": "def",
     "ImportError": "import nothing_of_that_name",
+    "an error that cannot be shown": "class E(Exception):\n def __str__(self): 1 / 0\nraise E",
 }
 
 
@@ -210,8 +214,16 @@ def test_whatever_the_package_raises_python_starts_and_mteb_is_imported(tmp_path
         (tmp_path / name / "__init__.py").write_text(text + "\n")
     done = started(tmp_path, "import mteb; print('up')", tmp_path)
     assert done.stdout == "up\n"
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mmmeb_tasks cannot be")]
-    assert "; mteb works without it." in line
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mmmeb_tasks cannot be")]
+    assert len(lines) == (not what.startswith("an error that"))
+    assert all("; mteb works without it." in line for line in lines)
+
+
+def test_a_program_without_stderr_imports_mteb(tmp_path: Path) -> None:
+    for name, text in {"mteb": "", "mmmeb_tasks": "raise SystemExit(3)"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    done = started(tmp_path, "sys.stderr = None; import mteb; print('up')", tmp_path)
+    assert done.stdout == "up\n"
 
 
 def test_a_checkout_in_front_of_an_installation_is_used_whole(tmp_path: Path) -> None:
@@ -248,13 +260,55 @@ def test_a_split_that_the_task_does_not_have_is_refused(mini: Path) -> None:
     task._eval_splits = ["dev"]
     with pytest.raises(ValueError, match="MiniI2TRanking has no split 'dev', only test"):
         task.load_data()
+    for name in ("MiniI2TRanking", "MMMEBMini"):
+        with pytest.raises(ValueError, match=f"{name} has no split 'dev', only test"):
+            ours([name], None, ["test", "dev"])
+        assert ours([name], None, ["test"])
+    (both,) = mteb_library.get_tasks(tasks=["MMMEBMini"], eval_splits=["dev"])
+    with pytest.raises(ValueError, match="has no split 'dev', only test"):
+        both.metadata.tasks[0].load_data()
 
 
-def test_the_entry_of_the_start_file_is_a_function() -> None:
-    """Python 3.15 reads `package.module:function` lines, and then ignores the .pth's import."""
+def test_a_second_run_of_the_same_task_into_one_folder_ends_in_a_line(tmp_path: Path) -> None:
+    cache, (both,), (one,), (other,) = ResultCache(tmp_path), *(
+        ours([name], None) for name in ("MMMEBMini", "MiniI2TRanking", "MiniT2IRanking")
+    )  # fmt: skip
+    code = (
+        "import sys\nfrom mmmeb_tasks.folders import Destination\n"
+        f"with Destination({str(tmp_path / 'results' / 'local__m' / 'MiniI2TRanking')!r}).hold():\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        for task in (both, one):
+            with (
+                pytest.raises(ValueError, match=r"MiniI2TRanking: another run is writing it \(process \d+"),
+                locked(cache, [task], "local/m"),
+            ):
+                pass
+        with locked(cache, [other], "local/m"), locked(cache, [one], "local/n"):
+            pass
+        first.stdin.close()
+        assert first.wait() == 0
+    with locked(cache, [both, other], "local/m"):
+        pass
+    assert not [*tmp_path.rglob("*.lock")]
+
+
+def test_the_start_file_does_what_the_pth_does(tmp_path: Path) -> None:
+    """Python 3.15 reads `module:function` lines, and then ignores the import of the .pth of the same name."""
     module, function = build_backend.STARTUP["mmmeb.start"].strip().split(":")
-    assert module == autoload.__name__ and getattr(autoload, function)() is None
-    assert {Path(name).stem for name in build_backend.STARTUP} == {"mmmeb"}  # so one replaces the other
+    (tmp_path / f"{module}.py").write_text(build_backend.STARTUP[f"{module}.py"])
+    for place in ("mmmeb_tasks", "mteb"):
+        (tmp_path / f"{place}.py").write_text(f"print({place!r})\n")
+    code = f"import {module}, sys; {module}.{function}(); print('mmmeb_tasks' in sys.modules); import mteb"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PATH": os.environ["PATH"]}, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("False\nmmmeb_tasks\nmteb\n", "")
 
 
 def test_an_installation_that_is_half_gone_lets_python_start(tmp_path: Path) -> None:
@@ -272,6 +326,18 @@ FAKE = {
     "mteb/models/__init__.py": "from mteb.models.model_implementations import MODEL_REGISTRY\n",
     "mteb/models/model_implementations.py": "MODEL_REGISTRY = {}\n",
 }
+
+
+@pytest.mark.parametrize("what", ["raise SystemExit(3)", "raise BaseException('odd')"])
+def test_a_broken_part_of_the_package_stops_no_import_of_mteb(tmp_path: Path, what: str) -> None:
+    shutil.copytree(ROOT / "mmmeb_tasks", tmp_path / "mmmeb_tasks", ignore=shutil.ignore_patterns("mini"))
+    (tmp_path / "mmmeb_tasks" / "plugin.py").write_text(f"{what}\n")
+    for name, text in FAKE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = started(tmp_path, "import mteb; print(mteb.tasks.TASKS)", tmp_path)
+    assert done.stdout == "1\n"
+    assert "MMMEB could not be added to mteb.tasks of this mteb" in done.stderr
 
 
 def test_a_mteb_that_has_moved_something_works_on_and_one_line_says_so(tmp_path: Path) -> None:
@@ -332,7 +398,6 @@ def test_registering_twice_changes_nothing() -> None:
 def test_a_result_that_was_cut_off_is_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    from mteb.cache import ResultCache
     from mteb.models import ModelMeta
 
     from mmmeb_tasks.cli import set_aside
