@@ -86,8 +86,10 @@ def multilingual_clip(name: str, revision: str | None = None, *, partner: str, *
     )
 
     def tower(model: SentenceTransformer) -> Callable[[Sequence[Any], int], NDArray[np.float32]]:
+        modalities = model.modalities
+
         def vectors(items: Sequence[Any], size: int) -> NDArray[np.float32]:
-            plain = [as_text(i, model.modalities) if isinstance(i, str) else i for i in items]
+            plain = [as_text(i, modalities) if isinstance(i, str) else i for i in items]
             return model.encode(plain, batch_size=size, show_progress_bar=False)
 
         return vectors

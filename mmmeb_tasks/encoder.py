@@ -161,8 +161,9 @@ class MMMEBEncoder(AbsEncoder):
 
     def _embed(self, items: Sequence[Item], batch_size: int) -> NDArray[np.float32]:
         pictures: dict[str | None, Picture] = {}  # decoded once for the rows that share one
+        modalities = self.model.modalities
         vectors = self.model.encode(
-            [model_input(item, pictures, self.model.modalities) for item in items],
+            [model_input(item, pictures, modalities) for item in items],
             prompt="",  # not None, which stands for the model's default prompt
             batch_size=batch_size,
             show_progress_bar=False,

@@ -1,9 +1,11 @@
 """MMMEB's data are not trusted: images stay in their folder, archives have limits, messages obey nobody."""
 
+import csv
 import html.parser
 import io
 import json
 import os
+import struct
 import zipfile
 from pathlib import Path
 
@@ -11,10 +13,14 @@ import pytest
 from PIL import Image
 
 from mmmeb_tasks import data
-from mmmeb_tasks.check import check
+from mmmeb_tasks.check import _picture_fault, check
+from mmmeb_tasks.cli import table
 from mmmeb_tasks.data import unzip
 from mmmeb_tasks.files import OUTSIDE, read_rows
+from mmmeb_tasks.items import Item, model_input
 from mmmeb_tasks.published import files
+from recipes.comparison import Cell, markdown, scores_chart
+from recipes.evaluate import write_csv
 from recipes.queries_page import _Page
 from recipes.report import _sheet_html
 
@@ -185,6 +191,54 @@ def test_names_and_texts_are_escaped_on_the_contact_sheet(tmp_path):
     assert not [tag for tag, _, _ in found if tag == "script"]
     sources = [value for tag, attribute, value in found if (tag, attribute) == ("img", "src")]
     assert len(sources) == 2 and all((tmp_path / source).is_file() for source in sources)
+
+
+NAME = "_a|b ![x](http://h/x.png) <i> $\\frac$ \x1b[2J\u202e"
+
+
+def test_a_models_name_is_shown_as_it_is_in_tables_and_the_chart(tmp_path):
+    cells = [Cell(NAME, "plain", "T", lang, {"1:a": 1}, {"1:a": "d"}) for lang in ("en", "it")]
+    for text in (markdown(cells), table({"T": {"en": 1.0}, "U": {"en": 0.5}}, title=NAME)):
+        lines = [line for line in text.splitlines() if "frac" in line]
+        assert lines
+        for line in lines:
+            assert "_a\\|b !\\[x\\](http&#58;//h/x.png) &lt;i&gt; $\\\\frac$ \\\\x1b\\[2J\\\\u202e" in line
+    scores_chart(cells, tmp_path / "chart.png")
+    with Image.open(tmp_path / "chart.png") as chart:
+        assert chart.width > 100
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_spreadsheet_computes_nothing(tmp_path, start):
+    write_csv(tmp_path / "a.csv", [{"model": f"{start}1+1\x1b", "difference": -0.5}])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        ((model, difference),) = [*csv.reader(file)][1:]
+    assert model.startswith("'") and "\x1b" not in model and difference == "-0.5"
+
+
+def test_an_image_that_cannot_be_read_is_named_whatever_the_decoder_raises(root, monkeypatch):
+    path = root / "d_images" / "1.png"
+
+    def fail(*args, **kwargs):
+        raise error
+
+    for error in (RuntimeError("broken \x1b"), struct.error("short"), TypeError("bad tag"), KeyError("x")):
+        with monkeypatch.context() as patched:
+            patched.setattr("PIL.Image.open", fail)
+            assert _picture_fault(path) == str(error)
+            with pytest.raises(ValueError, match="1.png cannot be read: ") as raised:
+                model_input(Item(None, "hash", path))
+            assert "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["n" * 100_000, ["x" * 100_000], [[[]] * 1000], {"k" * 100_000: 1}, 7])
+@pytest.mark.parametrize("field", ["id", "img", "classes"])
+def test_a_message_is_short_however_long_the_value(root, field, value):
+    if (field, type(value)) in (("id", int), ("id", str), ("classes", list)):
+        value = [value, 1]
+    with pytest.raises(ValueError, match="formatted_c.jsonl line 1: ") as raised:
+        first(root, **{field: value})
+    assert len(str(raised.value)) < 600
 
 
 def test_the_command_ends_in_a_line_for_a_name_that_is_too_long(capsys):

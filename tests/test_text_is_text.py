@@ -3,14 +3,26 @@
 import http.server
 import threading
 
+import mteb
 import numpy as np
 import pytest
 import tiny
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets import Image as DatasetImage
+from mteb._create_dataloaders import create_dataloader
+from mteb.models import SentenceTransformerEncoderWrapper
 from PIL import Image
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from test_models import tiny_clip
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
+from mmmeb_tasks.baselines import multilingual_clip
 from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.items import Item, model_input
+from mmmeb_tasks.mini.tasks import MiniClassification
+from mmmeb_tasks.search import searcher
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer
 from xvlm2vec_st.evaluation import parallel_evaluator
 from xvlm2vec_st.parallel import ParallelCollator
@@ -94,6 +106,63 @@ def test_in_a_benchmark(model, text, server):
     vectors = MMMEBEncoder(model, show_progress=False).embed([Item(text), Item("a dog")], task="a task")
     assert np.abs(vectors[0] - as_words(model, text)).max() < 1e-5
     assert model_input(Item("a dog")) == "a dog"
+    assert not server.asked
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A model that takes images and texts, apart."""
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+def rows(*texts):
+    return Dataset.from_dict({"id": [str(number) for number in range(len(texts))], "text": texts})
+
+
+FACTS = {"hf_split": "test", "hf_subset": "default"}
+
+
+def test_on_a_task_that_is_not_of_the_benchmark(model, text, server):
+    metadata = mteb.get_task("Banking77Classification").metadata
+    loader = create_dataloader(rows(text, "a dog"), task_metadata=metadata, batch_size=2)
+    encoder = MMMEBEncoder(model, show_progress=False)
+    vectors = encoder.encode(loader, task_metadata=metadata, **FACTS, show_progress_bar=False)
+    assert np.abs(vectors[0] - as_words(model, text)).max() < 1e-5
+    assert not server.asked
+
+
+def test_in_a_search_by_a_model_that_mteb_wraps(clip, text, server, tmp_path):
+    wrapper = SentenceTransformerEncoderWrapper(clip)
+    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(
+        update={"use_instructions": True, "modalities": ["text", "image"]}
+    )
+    search = searcher(wrapper, {})
+    assert search.model is wrapper
+    search.index(rows(text, "a dog"))
+    facts = {"task_metadata": MiniClassification.metadata, "hf_split": "test", "hf_subset": "en"}
+    asked = {"top_k": 2, "encode_kwargs": {"show_progress_bar": False}, "top_ranked": {"0": ["0", "1"]}}
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "blue.png")
+    query = {"id": ["0"], "image": [str(tmp_path / "blue.png")]}
+    features = Features({"id": Value("string"), "image": DatasetImage()})
+    found = search.search(Dataset.from_dict(query, features=features), **facts, **asked)
+    blue = clip.encode([Image.open(tmp_path / "blue.png")])
+    assert found["0"]["0"] == pytest.approx(float(clip.similarity(blue, as_words(clip, text))), abs=1e-5)
+    assert not server.asked
+
+
+def test_of_a_baseline(clip, text, server, tmp_path):
+    clip.save_pretrained(str(tmp_path / "clip"))
+    towers = multilingual_clip(str(tmp_path / "clip"), partner=str(tmp_path / "clip"), device="cpu")
+    assert np.abs(towers.texts([text, "a dog"], 2)[0] - as_words(clip, text)).max() < 1e-5
+    assert not server.asked
+
+
+def test_by_a_model_of_texts_alone_which_need_not_know_dicts(text, server):
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "dog": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    static = SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)], device="cpu")
+    vectors = MMMEBEncoder(static, show_progress=False).embed([Item(text), Item("a dog")], task="a task")
+    assert np.array_equal(vectors, static.encode([text, "a dog"]))
     assert not server.asked
 
 
