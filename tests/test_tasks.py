@@ -197,7 +197,7 @@ def test_the_command_sets_results_of_other_rows_aside_before_it_runs(
     path = ResultCache(tmp_path).get_task_result_path("XTD10I2TRanking", "me/model", "r")
     path.parent.mkdir(parents=True)
     asked = {"model": "me/model", "tasks": ["XTD10I2TRanking"], "output_folder": tmp_path}
-    args = Namespace(benchmarks=None, languages=None, model_revision="r", **asked)
+    args = Namespace(benchmarks=None, languages=None, eval_splits=None, model_revision="r", **asked)
     there = []
     for _ in range(2):
         result.to_disk(path)
@@ -214,7 +214,7 @@ def test_without_data_the_command_says_so_in_one_line_and_other_errors_are_raise
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"model": "me/model", "tasks": ["XTD10I2TRanking"], "output_folder": tmp_path}
-    args = Namespace(benchmarks=None, languages=None, model_revision="r", **asked)
+    args = Namespace(benchmarks=None, languages=None, eval_splits=None, model_revision="r", **asked)
 
     def fails(args: Namespace) -> None:
         raise ValueError("of the model")
