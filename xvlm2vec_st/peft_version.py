@@ -7,7 +7,7 @@ from packaging.version import Version
 from transformers.integrations import peft as integration
 
 # What pyproject.toml asks for in the extra `train`.
-PAIR = '"transformers>=5.23,<5.24" "peft>=0.20"'
+PAIR = '"transformers>=5.23,<5.24" "peft>=0.21.2"'
 
 
 def check_peft(what: str) -> None:
