@@ -26,7 +26,7 @@ from recipes.corpus.languages import LANGUAGES, common, language, nearest
 MADLAD = "google/madlad400-3b-mt"
 MAX_TOKENS = 512  # of one text, where the model's config names no length
 PROMPT = "Translate the following English text into {name}. Reply with the translation only.\n\n{text}"
-BROKEN = "\ufffd"  # in the place of an answer with an unknown token: the checks refuse it
+BROKEN = "\ufffd"  # instead of an answer with an unknown token: the checks refuse it
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
