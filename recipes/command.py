@@ -63,8 +63,9 @@ def run(main: Callable[[], object]) -> None:
     """
     debug = DEBUG in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
-        # A console of another encoding: replace what it cannot print.
-        stream.reconfigure(errors="backslashreplace")
+        # A console of another encoding: replace what it cannot print. Not every stream is one.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if debug:
         logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
     else:

@@ -71,6 +71,16 @@ def test_a_full_disk_is_told_whatever_stands_around_it():
         assert reason(error) == "/o/w: No space left on device; make room"
 
 
+def test_a_fault_of_ours_beside_one_of_the_machine_keeps_its_traceback():
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device", "/o/w")
+        except OSError:
+            None.missing  # noqa: B018
+    except AttributeError as error:
+        assert reason(error) is None
+
+
 def test_debug_shows_the_traceback_and_the_log(monkeypatch):
     def main():
         raise OSError("gone")

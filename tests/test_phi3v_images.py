@@ -42,7 +42,8 @@ def test_modes_become_rgb(mode: str, tmp_path: Path) -> None:
     file = tmp_path / f"a{suffix}"
     image.save(file, **settings)
     read = features("<|image_1|>", str(file))["pixel_values"]
-    torch.testing.assert_close(read, want, atol=0.1 if mode == "YCbCr" else 0, rtol=0)
+    # JPEG rounds its coefficients: 3 of 1.7 million values move by 0.057, four grey levels.
+    torch.testing.assert_close(read, want, atol=0.06 if mode == "YCbCr" else 0, rtol=0)
 
 
 def test_transparency_is_dropped_not_laid_on_white() -> None:

@@ -98,7 +98,7 @@ def test_weights_that_are_not_numbers_are_not_saved(tmp_path):
         ({"prompts": "query: "}, "prompts are not applied in distillation"),
         ({"loss": {"a": None}}, "loss is a dict; pass one"),
         ({"train_dataset": {"a": None}}, "train_dataset is a dict; pass rows of load_parallel"),
-        ({"languages": ["it", "xx"]}, "train_dataset has no column 'xx', but .*pass these languages to load"),
+        ({"languages": ["it", "xx"]}, "the rows have no language 'xx', only .*load them with load_parallel"),
     ],
 )
 def test_what_the_base_trainer_takes_and_this_one_does_not_is_refused_by_name(tmp_path, changes, message):

@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, 
 from sentence_transformers.util import pairwise_cos_sim
 
 from xvlm2vec_st.batches import pictures_in
+from xvlm2vec_st.failures import first_line, is_out_of_memory
 from xvlm2vec_st.inputs import text_inputs
 from xvlm2vec_st.parallel import SOURCE, Item, check_columns, items_of
 from xvlm2vec_st.pictures import picture_key
@@ -187,7 +188,7 @@ def enough_memory(told: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU's allocator, which has no type
-        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise ValueError(f"out of memory {told} ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"out of memory {told} ({first_line(error)})") from error

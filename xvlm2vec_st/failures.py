@@ -31,7 +31,6 @@ OF_THE_MACHINE = (
     "Attempting to deserialize object on a CUDA device",
     "DataLoader worker",
     "Cannot find any torch accelerator",
-    "Could not run",
 )
 
 
@@ -56,7 +55,8 @@ def _line(error: BaseException) -> str | None:
         return f"{error}; install what is missing" if isinstance(error, ModuleNotFoundError) else str(error)
     if is_out_of_memory(error):
         return f"out of memory ({first_line(error)}); lower --batch-size, or free memory"
-    for cause in chain(error):
+    wrapped = isinstance(error, RuntimeError | OSError | SafetensorError) or is_of_datasets(error)
+    for cause in chain(error) if wrapped else ():
         if isinstance(cause, OSError) and cause.errno in ADVICE:
             where = f"{cause.filename}: " if cause.filename else ""
             return f"{where}{cause.strerror}; {ADVICE[cause.errno]}"
@@ -66,15 +66,20 @@ def _line(error: BaseException) -> str | None:
         return f"a file of weights cannot be read or written: {error}"
     if isinstance(error, pickle.UnpicklingError):
         return f"a file holds what is not loaded for safety: {first_line(error)}"
-    if type(error).__name__ == "DatasetGenerationError":  # without an import of datasets, an extra
+    if is_of_datasets(error):
         return f"the rows cannot be stored: {first_line(error.__cause__ or error)}"
     if isinstance(error, RuntimeError) and str(error).startswith(OF_THE_MACHINE):
         return first_line(error)
     return None
 
 
+def is_of_datasets(error: BaseException) -> bool:
+    """Whether datasets could not store its rows; found by name, for datasets is an extra."""
+    return type(error).__name__ == "DatasetGenerationError"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the host or on a device.
+    """Whether memory ran out: the CPU's or a GPU's.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA out of memory. Tried …"))
     (True, True)

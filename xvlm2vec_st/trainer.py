@@ -22,7 +22,7 @@ from xvlm2vec_st.budget import TokenBudgetBatches
 from xvlm2vec_st.checkpoints import seal
 from xvlm2vec_st.evaluation import enough_memory, parallel_evaluator  # noqa: F401 - its old place
 from xvlm2vec_st.finite import check_targets, not_finite
-from xvlm2vec_st.parallel import SOURCE, ParallelCollator
+from xvlm2vec_st.parallel import SOURCE, ParallelCollator, check_columns
 from xvlm2vec_st.precision import warn_of_lost_updates
 from xvlm2vec_st.preprocessor import Preprocessor
 from xvlm2vec_st.sharding import check_plugin, filled, hollow, shard_on_cpu
@@ -76,7 +76,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
         warn_of_lost_updates(model)
         given = signature(SentenceTransformerTrainer).bind_partial(model, *args, **kwargs).arguments
         loss = given.get("loss")
-        check_arguments(given, self.languages)
+        check_arguments(given, languages)
         collator = ParallelCollator(
             Preprocessor(model),
             languages=tuple(languages),
@@ -281,12 +281,12 @@ class DistillationTrainer(SentenceTransformerTrainer):
         self._since, self._from = time.perf_counter(), self.state.global_step
 
 
-def check_arguments(given: Mapping[str, Any], columns: Sequence[str]) -> None:
+def check_arguments(given: Mapping[str, Any], languages: Sequence[str]) -> None:
     """Refuse what the base trainer takes and this one would leave aside.
 
     Args:
         given: arguments of the trainer, by name.
-        columns: languages that rows need, English among them.
+        languages: of the translations that rows need.
 
     Raises:
         ValueError: prompts; several losses; rows of another kind; a column that is missing.
@@ -303,11 +303,7 @@ def check_arguments(given: Mapping[str, Any], columns: Sequence[str]) -> None:
             raise ValueError(
                 f"{name} is a {type(rows).__name__}; pass rows of load_parallel, or a ParallelStream"
             )
-        if missing := [column for column in ("id", "image", *columns) if column not in rows.column_names]:
-            raise ValueError(
-                f"{name} has no column {missing[0]!r}, but {', '.join(rows.column_names)}; pass these "
-                "languages to load_parallel too"
-            )
+        check_columns(rows.column_names, languages)
 
 
 class StartsAfterResume(transformers.TrainerCallback):

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 LOG = "XVLM2VEC_NETWORK_LOG"  # a file that takes the names of what was asked for
-# Events of Python's audit hooks (docs.python.org/3/library/audit_events.html) -> where the host stands.
+# Events of Python's audit hooks (docs.python.org/3/library/audit_events.html) -> where their
+# arguments hold the address.
 EVENTS = {
     "socket.connect": 1,
     "socket.sendto": 1,
@@ -27,7 +28,7 @@ class NetworkError(OSError):
 
 
 def host_of(event: str, arguments: tuple) -> str | None:
-    """The host that an event asks for, or None where it stays on this machine.
+    """The other machine that an event asks for; None if there is none.
 
     >>> host_of("socket.connect", (None, ("127.0.0.1", 80)))
     >>> host_of("socket.connect", (None, ("192.0.2.1", 53)))
