@@ -182,6 +182,11 @@ def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
                 "nothing was unpacked: this is not the published archive"
             )
         if path.parts and not entry.is_dir():
+            if path.parts[0].casefold() == "datasets":
+                raise DataError(
+                    f"{archive} holds {entry.filename!r}, which would replace the rows; nothing was "
+                    "unpacked: this is not the published archive"
+                )
             if str(path) in seen:
                 raise DataError(
                     f"{archive} holds {entry.filename!r} twice; this is not the published archive"

@@ -6,5 +6,6 @@ _folders = shared("folders")
 
 Destination = _folders.Destination
 expanded = _folders.expanded
+read_object = _folders.read_object
 remove = _folders.remove
 whole_file = _folders.whole_file

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mteb.models import ModelMeta
 from mteb.models.model_meta import ScoringFunction
 
+from mmmeb_tasks.folders import read_object
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.meta import OwnMeta
 
@@ -103,7 +104,7 @@ def declared(folder: Path) -> tuple[list[str], bool]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return read_object(path, "download the model again") if path.is_file() else {}
 
 
 def folder_revision(folder: Path) -> str:

@@ -32,7 +32,7 @@ from recipes.language_work import PARTS, corpus_folder, keep_corpus, settle
 from recipes.report import score_table
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.checkpoint import check_folder
-from xvlm2vec_st.folders import Destination, expanded, remove, whole_file
+from xvlm2vec_st.folders import Destination, expanded, read_object, remove, whole_file
 from xvlm2vec_st.peft_version import check_peft
 from xvlm2vec_st.trainer import parallel_evaluator
 
@@ -249,7 +249,7 @@ def scored(
 ) -> dict[str, Scores]:
     """`{set: {language: {task: 0 to 1}}}`; sets are "held out" and, where `data` has it, "MMMEBMini"."""
     if note.is_file():
-        return json.loads(note.read_text("utf-8"))
+        return read_object(note, "delete it; the scores are then taken again")
     found = parallel_evaluator(rows, codes, teacher)(model)
     ways = {"en → x": "src2trg_accuracy", "x → en": "trg2src_accuracy"}
     scores = {

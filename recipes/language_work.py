@@ -1,10 +1,9 @@
 """What of an unfinished `recipes.add_language` a changed command may keep, and where its corpus stays."""
 
 import argparse
-import json
 from pathlib import Path
 
-from xvlm2vec_st.folders import move_file, remove, write_note
+from xvlm2vec_st.folders import move_file, read_object, remove, write_note
 
 # What the translated corpus depends on; nothing else of a run takes as long.
 CORPUS = ("corpus", "mini", "images", "languages", "keep", "translator", "dtype", "seed")
@@ -24,7 +23,7 @@ def settle(work: Path, args: argparse.Namespace) -> None:
     """
     settings = {key: str(value) for key, value in vars(args).items() if key not in ("overwrite", "out")}
     note = work / "arguments.json"
-    before = json.loads(note.read_text()) if note.is_file() else settings
+    before = read_object(note, f"delete {work}, or choose another --out") if note.is_file() else settings
     changed = [key for key in settings if settings[key] != before.get(key)]
     if other := [key for key in changed if key in CORPUS]:
         if not args.overwrite:

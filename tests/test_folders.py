@@ -70,6 +70,19 @@ def twins(folder):
     return folder / "one", folder / "two"
 
 
+@pytest.mark.parametrize("note", [b"", b"\xff", b"[]", b"{", b'{"rows.jsonl": 1}', b"null"])
+def test_a_damaged_note_of_a_move_stops_no_run_and_moves_nothing(tmp_path, note):
+    for name in ("folder.partial", "rows.jsonl.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "moving.json").write_bytes(note)
+    (tmp_path / "rows.jsonl").write_text("old")
+    with Destination(tmp_path / "folder", command="test").hold() as place:
+        assert not place.waiting()
+    with FileDestination(tmp_path / "rows.jsonl", command="test").hold() as place:
+        assert place.ended is None
+    assert (tmp_path / "rows.jsonl").read_text() == "old"
+
+
 def test_the_same_command_after_a_kill_in_the_last_step_has_nothing_to_do(tmp_path):
     def never():
         raise AssertionError("written twice")

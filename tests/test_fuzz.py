@@ -9,9 +9,11 @@ import io
 import json
 import os
 import random
+import shutil
 import struct
 import tarfile
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +33,11 @@ from mmmeb_tasks.check import check
 from mmmeb_tasks.files import LAYOUTS, read_rows
 from mmmeb_tasks.published import files
 from recipes import add_language, demo, distill, evaluate, translate
-from recipes.corpus.memory import read_memory
+from recipes.corpus.memory import check_run, read_memory
 from recipes.corpus.sources import Options, read_sources
+from recipes.language_work import settle
 from xvlm2vec_st import load_parallel
+from xvlm2vec_st.folders import Destination
 from xvlm2vec_st.parallel import open_image
 from xvlm2vec_st.streaming import ParallelStream
 
@@ -208,7 +212,28 @@ def loaded(path: Path) -> object:
     return load_parallel(path, ["it"], show_progress=False)
 
 
+SETTINGS = {"translator": "opus", "corpus it": "a1b2", "beams": 4}
+
+
+def work_of_a_translation(path: Path) -> object:
+    """What `recipes.translate` reads of its unfinished work."""
+    return check_run(path.parent, SETTINGS)
+
+
+def unfinished_work(path: Path) -> object:
+    """What every recipe reads of the unfinished work that it finds."""
+    out = path.parents[1] / "out"
+    work = out.with_name("out.partial")
+    work.mkdir(exist_ok=True)
+    shutil.copy(path, work)
+    settle(work, Namespace(**SETTINGS, overwrite=False, out=out))
+    shutil.copy(path, work)
+    return Destination(out).check_work()
+
+
 READERS = {
+    "run.json": Reader("run.json", SETTINGS, work_of_a_translation, 1.0, ("was begun otherwise",)),
+    "arguments.json": Reader("arguments.json", SETTINGS, unfinished_work, 1.0, ("out.partial",)),
     "load_parallel": Reader("corpus.jsonl", ROWS, loaded, 0.25),
     "stream": Reader("corpus.jsonl", ROWS, stream),
     "stream, gzip": Reader("corpus.jsonl", gzip.compress(jsonl(ROWS), mtime=0), stream),

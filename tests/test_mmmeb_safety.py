@@ -116,6 +116,14 @@ def test_an_archive_of_zeros_is_refused_before_it_is_unpacked(tmp_path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["datasets/d.jsonl", "Datasets/x", "./datasets/x", "datasets"])
+def test_an_archive_of_images_does_not_replace_the_rows(tmp_path, name):
+    path = archive(tmp_path, [("xm_images/1.jpg", b"x"), (name, b"{}")])
+    with pytest.raises(ValueError, match="would replace the rows; nothing was unpacked"):
+        unzip(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_entry_that_is_larger_than_its_list_says_is_refused(tmp_path):
     path = archive(tmp_path, [("a.jpg", os.urandom(1000) * 3)], zipfile.ZIP_STORED)
     content = bytearray(path.read_bytes())

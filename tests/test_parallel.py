@@ -3,8 +3,10 @@
 import codecs
 import json
 import re
+import shutil
 from itertools import islice
 
+import datasets
 import pytest
 import tiny
 import torch
@@ -49,6 +51,20 @@ def test_an_edited_corpus_is_read_anew(folder):
     assert len(load_parallel(path, ["it"])) == 3
     corpus(folder, [*GOOD, {"id": "d", "en": "sun", "it": "sole"}])
     assert load_parallel(path, ["it"])["it"][-1] == "sole"
+
+
+def test_the_rows_of_each_content_lie_in_a_folder_that_may_be_deleted(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    path = corpus(folder, GOOD)
+    for _ in range(2):
+        load_parallel(path, ["it"])
+    stored = tmp_path / "cache" / "generator"
+    assert len(list(stored.iterdir())) == 1
+    path = corpus(folder, GOOD[:2])
+    load_parallel(path, ["it"])
+    assert len(list(stored.iterdir())) == 2  # an open run may still map the older rows
+    shutil.rmtree(stored)
+    assert load_parallel(path, ["it"])["it"][:] == ["cane", "un gatto"]
 
 
 def test_reading_is_lazy(folder):

@@ -1,6 +1,5 @@
 """From an LVLM checkpoint, perhaps with an adapter, to a sentence-transformers folder."""
 
-import json
 import math
 import os
 from collections import Counter
@@ -18,7 +17,7 @@ from transformers.utils import find_adapter_config_file, is_peft_available
 
 from xvlm2vec_st import templates
 from xvlm2vec_st.families import embedder_modules, pin_backend, without_bar, without_load_report
-from xvlm2vec_st.folders import Destination, expanded
+from xvlm2vec_st.folders import Destination, expanded, read_object
 from xvlm2vec_st.peft_version import check_peft
 from xvlm2vec_st.templates.limits import check_limits
 from xvlm2vec_st.trial import check_encodes
@@ -238,7 +237,7 @@ def base_and_adapter(base: str, adapter: str | None) -> tuple[str, str | None]:
     file = find_adapter_config_file(base)
     if file is None:
         return base, adapter
-    named = json.loads(Path(file).read_text("utf-8")).get("base_model_name_or_path")
+    named = read_object(file, "download the adapter again").get("base_model_name_or_path")
     if adapter is not None or not named:
         raise ValueError(
             f"{base} is an adapter (of {named or 'a base that it does not name'}); pass the base as BASE, "

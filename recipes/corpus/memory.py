@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from xvlm2vec_st.folders import read_object
+
 Key = tuple[str, str]  # language, English text
 
 
@@ -146,15 +148,7 @@ def write_whole(path: Path, lines: Iterable[str]) -> None:
 def read_run(folder: Path) -> dict[str, str | int]:
     """What a work folder was begun with; nothing where it was not."""
     path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged; remove it, or the whole folder with --overwrite")
-    return found
+    return read_object(path, "delete it, or the whole folder with --overwrite") if path.is_file() else {}
 
 
 def changed(before: Mapping[str, str | int], settings: Mapping[str, str | int]) -> list[str]:
@@ -181,6 +175,4 @@ def check_run(folder: Path, settings: Mapping[str, str | int]) -> None:
         )
     if settings.keys() - before.keys():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(
-            folder / "run.json", [json.dumps(before | dict(settings), ensure_ascii=False, indent=2) + "\n"]
-        )
+        write_whole(folder / "run.json", [json.dumps(before | dict(settings), indent=2) + "\n"])

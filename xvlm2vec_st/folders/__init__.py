@@ -10,6 +10,7 @@ Needs Python alone, and imports relatively: `mmmeb_tasks.folders` loads it witho
 from .destination import DRAFT, FINAL, MOVING, NOTE, Destination, write_note
 from .files import FileDestination
 from .moves import expanded, move_file, remove, whole_file
+from .objects import read_object
 
 __all__ = [
     "DRAFT",
@@ -20,6 +21,7 @@ __all__ = [
     "FileDestination",
     "expanded",
     "move_file",
+    "read_object",
     "remove",
     "whole_file",
     "write_note",

@@ -10,6 +10,7 @@ from typing import Any
 
 from .locks import lock, unlock
 from .moves import exchange, expanded, fixed, identity, inside, remove
+from .objects import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -154,13 +155,8 @@ class Destination:
             ValueError: a note that cannot be read.
         """
         path = self.work / NOTE
-        try:
-            note = json.loads(path.read_text("utf-8")) if path.is_file() else None
-        except ValueError:
-            note = False
-        if note is not None and not isinstance(note, dict):
-            raise ValueError(f"{path} cannot be read; delete {self.work}, or choose another {self.option}")
-        return note
+        advice = f"delete {self.work}, or choose another {self.option}"
+        return read_object(path, advice) if path.is_file() else None
 
     def check_work(self, *early: str) -> bool:
         """Whether a work folder of this command is there.
@@ -221,7 +217,11 @@ class Destination:
     def waiting(self) -> bool:
         """Whether a finished result waits in the work folder for its move into place."""
         moving = self.work / MOVING
-        return self.final.exists() and moving.is_file() and moving.read_text() == identity(self.final)
+        return (
+            self.final.exists()
+            and moving.is_file()
+            and moving.read_text(errors="replace") == identity(self.final)
+        )
 
     def abandon(self) -> None:
         """Drop the work of a run that failed, unless a finished result waits in it."""
@@ -285,7 +285,7 @@ class Destination:
             with contextlib.suppress(OSError):  # not there, or not empty
                 self.work.rmdir()
             return
-        moved = moving.read_text()
+        moved = moving.read_text(errors="replace")
         if not os.path.lexists(self.out):
             for path in (self.work / REPLACED, self.final):
                 if path.exists() and identity(path) != moved:

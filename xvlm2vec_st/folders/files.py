@@ -9,6 +9,7 @@ from typing import Any
 
 from .destination import MOVING, Destination
 from .moves import identity, move_file, remove, whole_file
+from .objects import read_object
 
 
 class FileDestination(Destination):
@@ -87,9 +88,10 @@ class FileDestination(Destination):
     def _written(self) -> dict[str, list[str]]:
         path = self.work / MOVING
         try:
-            return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        except ValueError:
+            written = read_object(path, "") if path.is_file() else {}
+        except ValueError:  # cut off: the run begins anew
             return {}
+        return written if all(isinstance(ids, list) for ids in written.values()) else {}
 
     def _note(self, new: Mapping[str, str]) -> None:
         written = self._written()
