@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from recipes import translate
+from recipes.corpus.checks import broken
 from recipes.corpus.translators import load_translator
 
 WORDS = ["a", "dog", "cat", "above", "red", "apple", "cane", "gatto", "sopra", "Translate", "into", "Italian"]
@@ -152,6 +153,15 @@ def test_an_answer_without_an_end_is_none(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_with_an_unknown_token_is_refused_and_not_shortened(tmp_path, name):
+    translator = family(tmp_path, name)
+    cane, unknown, end = translator.tokenizer.convert_tokens_to_ids(["cane", "<unk>", "</s>"])
+    whole, cut = translator.texts(torch.tensor([[cane, cane, end], [cane, unknown, end]]))
+    assert whole == "cane cane" and broken("two dogs", whole, "it") is None
+    assert "cane" not in cut and broken("two dogs", cut, "it")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_an_unknown_language_is_told_the_nearest(tmp_path, name):
     translator = family(tmp_path, name)
     with pytest.raises(ValueError, match="does not know language 'ptt'; (nearest|known): "):
@@ -166,7 +176,7 @@ def test_lengths_are_tokens_and_a_huge_text_is_not_tokenised(tmp_path):
 
 
 @pytest.mark.parametrize("multilingual", [True, False])
-def test_opus_mt_by_its_own_tokenizer(tmp_path, multilingual):
+def test_opus_mt_by_its_own_tokenizer(tmp_path, multilingual, monkeypatch):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS * 20),
         model_prefix=str(tmp_path / "source"),
@@ -189,6 +199,10 @@ def test_opus_mt_by_its_own_tokenizer(tmp_path, multilingual):
     if not multilingual:
         with pytest.raises(ValueError, match="translates into 'it' only, not into 'de'"):
             translator.check_language("de")
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("opus-mt-en-it", "./opus-mt-en-it/", "../" + tmp_path.name + "/opus-mt-en-it/."):
+        same = load_translator(spelling, device="cpu")
+        assert (same.only, same.name) == (translator.only, translator.name)
 
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}</s> "
