@@ -73,7 +73,7 @@ def check_same_run(work: Path, before: dict[str, Any] | None, settings: dict[str
         listed = ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed)
         raise ValueError(
             f"{work} was started with other arguments ({listed}); resume with the same, or start anew: "
-            "--overwrite in the place of --resume"
+            "--overwrite instead of --resume"
         )
     if settings["corpus_digests"] != before.get("corpus_digests"):
         logger.warning(

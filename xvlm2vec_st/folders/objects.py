@@ -15,6 +15,12 @@ def read_object(path: str | Path, advice: str) -> dict[str, Any]:
     Raises:
         ValueError: it is not UTF-8, not JSON, or not an object. The message names the file.
         OSError: it is missing or cannot be opened.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "run.json"
+    >>> _ = file.write_text('{"beams": 4}')
+    >>> read_object(file, "delete it")
+    {'beams': 4}
     """
     try:
         value = json.loads(Path(path).read_text("utf-8"))
