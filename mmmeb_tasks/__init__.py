@@ -5,12 +5,12 @@
 
 Importing it adds the tasks, benchmarks and models to mteb, now or when mteb is imported; an
 installation does so when mteb is imported. `MMMEB_NO_AUTOLOAD=1` switches both off; then
-`mmmeb_tasks.autoload.install()` does it by hand. `files` and `instructions` need nothing but Python.
+`mmmeb_tasks.plugin.import_hook.install()` does it by hand. `files` and `instructions` need nothing but Python.
 """
 
 import os
 
-from mmmeb_tasks.autoload import install
+from mmmeb_tasks.plugin.import_hook import install
 
 if not os.environ.get("MMMEB_NO_AUTOLOAD"):
     install()

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmmeb_tasks.autoload import install
-from mmmeb_tasks.check import check
-from mmmeb_tasks.data import mmmeb_data
-from mmmeb_tasks.folders import expanded
-from mmmeb_tasks.texts import printable
+from mmmeb_tasks.data.check import check
+from mmmeb_tasks.data.download import mmmeb_data
+from mmmeb_tasks.plugin.import_hook import install
+from mmmeb_tasks.utils.folders import expanded
+from mmmeb_tasks.utils.texts import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="compare a data folder with the published benchmark")
     checker.add_argument("folder", type=expanded)
-    checker.add_argument("--no-pictures", action="store_true", help="do not open the pictures")
+    checker.add_argument("--no-images", action="store_true", help="do not open the images")
     commands.add_parser("data", help="download and unpack the benchmark")
     statistics = commands.add_parser("statistics", help="write mteb's statistics of tasks into the package")
     statistics.add_argument("tasks", nargs="+")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(write_statistics(name))
             return 0
         wrong = 0
-        for report in check(args.folder, pictures=not args.no_pictures):
+        for report in check(args.folder, images=not args.no_images):
             wrong += bool(report.findings)
             print(report, flush=True)
     except (ValueError, OSError) as error:
@@ -72,7 +72,7 @@ def run_mteb(words: Sequence[str]) -> int:
 
 def write_statistics(name: str) -> Path:
     """Compute mteb's descriptive statistics of a task, from its data, into the package."""
-    from mmmeb_tasks.cli import ours  # mteb takes seconds, and the checker does without
+    from mmmeb_tasks.plugin.cli import ours  # mteb takes seconds, and the checker does without
 
     if not (Path(__file__).parents[1] / "pyproject.toml").is_file():
         raise ValueError(

@@ -17,7 +17,7 @@ from mmmeb_tasks.tasks import MMMEB_CITATION, MMMEB_TASKS
 REFERENCE = "https://arxiv.org/abs/2503.09313"
 
 DESCRIPTIONS = {
-    "MMMEB": "Massive Multimodal and Multilingual Embedding Benchmark: five kinds of task over pictures and "
+    "MMMEB": "Massive Multimodal and Multilingual Embedding Benchmark: five kinds of task over images and "
     "texts in English, Italian, Spanish, French and German; each query ranks its own candidates.",
     "MMMEBMini": "MMMEB in small, over scenes of emoji: five kinds of task, five languages, bundled.",
 }

@@ -6,7 +6,7 @@ Source: arXiv 2503.09313 and its released evaluation code.
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-from mmmeb_tasks.files import KINDS, Kind
+from mmmeb_tasks.data.layout import KINDS, Kind
 
 Style = Literal["plain", "punct", "newline"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -99,7 +99,7 @@ _ENDINGS = (".", "?")
 
 
 def render_query(kind: Kind, lang: str, text: str | None = None, *, style: Style = "plain") -> str:
-    r"""The text of a query; its picture, if the kind has one, goes before it.
+    r"""The text of a query; its image, if the kind has one, goes before it.
 
     `text`: the caption (t2i), question (vqa) or label (vg); i2t and c take none.
 
@@ -118,7 +118,7 @@ def render_query(kind: Kind, lang: str, text: str | None = None, *, style: Style
 
 
 def render_target(kind: Kind, lang: str, text: str | None = None, *, style: Style = "plain") -> str:
-    r"""The text of a candidate: its own text (i2t, vqa, c), or what goes with its picture.
+    r"""The text of a candidate: its own text (i2t, vqa, c), or what goes with its image.
 
     Raises:
         ValueError: an unknown kind, language or style; a text too many or too few.
@@ -131,7 +131,7 @@ def render_target(kind: Kind, lang: str, text: str | None = None, *, style: Styl
     _, template = instruction(kind, lang)
     finish = _style(style)
     if style == "newline" and "{x}" in template:
-        finish = _punct  # only what goes with a picture ends in a line break
+        finish = _punct  # only what goes with an image ends in a line break
     # A query is filled before it is punctuated, a target after: hence ".." in targets whose own
     # text ends in ".". The reported figures were made so.
     return _fill(finish(template, "."), text, f"{kind} target")

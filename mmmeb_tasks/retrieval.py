@@ -13,10 +13,10 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import ModelMeta, MTEBModels
 from mteb.types import PromptType, ScoresDict
 
-from mmmeb_tasks.files import DataError, Kind, Row, data_file, layout_of, read_rows
+from mmmeb_tasks.data.layout import DataError, Kind, Row, data_file, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
-from mmmeb_tasks.items import content_id, file_id
-from mmmeb_tasks.search import searcher
+from mmmeb_tasks.models.inputs import content_id, file_id
+from mmmeb_tasks.models.search import searcher
 
 LANGUAGES: dict[str, str] = {
     "en": "eng-Latn",
@@ -65,7 +65,7 @@ def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
         candidates[query] = sorted({ids[content] for content in row.candidates})
     if not queries:
         raise DataError(f"no {kind} row with a query; there is nothing to score")
-    side = "image" if layout.pictures else "text"
+    side = "image" if layout.images else "text"
     corpus = {id: str(content) for content, id in ids.items()}
     return RetrievalSplitData(
         corpus=_dataset([{"id": id, side: corpus[id]} for id in sorted(corpus)]),

@@ -9,8 +9,8 @@ from mteb.abstasks.task_metadata import (
 )
 from mteb.types import Licenses
 
-from mmmeb_tasks.data import mmmeb_data
-from mmmeb_tasks.published import HUB_DATASET, published
+from mmmeb_tasks.data.download import mmmeb_data
+from mmmeb_tasks.data.published import HUB_DATASET, published
 from mmmeb_tasks.retrieval import MMMEBMetadata, MMMEBRetrieval, langscripts
 
 MMMEB_CITATION = r"""
@@ -139,18 +139,18 @@ _XM3600 = {
 
 
 class XM3600I2TRanking(PublishedTask):
-    """Picture -> its caption, over Crossmodal-3600."""
+    """Image -> its caption, over Crossmodal-3600."""
 
     metadata = _metadata(
-        "XM3600I2TRanking", "i2t", "Find the caption of a picture of Crossmodal-3600 among 1,000.", **_XM3600
+        "XM3600I2TRanking", "i2t", "Find the caption of an image of Crossmodal-3600 among 1,000.", **_XM3600
     )
 
 
 class XM3600T2IRanking(PublishedTask):
-    """Caption -> its picture, over Crossmodal-3600."""
+    """Caption -> its image, over Crossmodal-3600."""
 
     metadata = _metadata(
-        "XM3600T2IRanking", "t2i", "Find the picture of a caption of Crossmodal-3600 among 1,000.", **_XM3600
+        "XM3600T2IRanking", "t2i", "Find the image of a caption of Crossmodal-3600 among 1,000.", **_XM3600
     )
 
 
@@ -167,24 +167,24 @@ _XTD10 = {
 
 
 class XTD10I2TRanking(PublishedTask):
-    """Picture -> its caption, over XTD10 (pictures of MSCOCO)."""
+    """Image -> its caption, over XTD10 (images of MSCOCO)."""
 
-    metadata = _metadata("XTD10I2TRanking", "i2t", "Find a picture's caption in XTD10 among 1,000.", **_XTD10)
+    metadata = _metadata("XTD10I2TRanking", "i2t", "Find an image's caption in XTD10 among 1,000.", **_XTD10)
 
 
 class XTD10T2IRanking(PublishedTask):
-    """Caption -> its picture, over XTD10 (pictures of MSCOCO)."""
+    """Caption -> its image, over XTD10 (images of MSCOCO)."""
 
-    metadata = _metadata("XTD10T2IRanking", "t2i", "Find a caption's picture in XTD10 among 1,000.", **_XTD10)
+    metadata = _metadata("XTD10T2IRanking", "t2i", "Find a caption's image in XTD10 among 1,000.", **_XTD10)
 
 
 class ImageNetMultilingual(PublishedTask):
-    """Picture -> name of its class, over ImageNet-1k with the labels of Babel-ImageNet."""
+    """Image -> name of its class, over ImageNet-1k with the labels of Babel-ImageNet."""
 
     metadata = _metadata(
         "ImageNetMultilingual",
         "i2t",
-        "Name what a picture of ImageNet-1k shows: one of 627 to 632 classes, named by Babel-ImageNet.",
+        "Name what an image of ImageNet-1k shows: one of 627 to 632 classes, named by Babel-ImageNet.",
         reference="https://github.com/gregor-ge/Babel-ImageNet",
         date=("2009-01-01", "2023-12-31"),
         domains=["Encyclopaedic", "Scene"],
@@ -197,12 +197,12 @@ class ImageNetMultilingual(PublishedTask):
 
 
 class MaXMRanking(PublishedTask):
-    """Picture and question -> answer, over MaXM."""
+    """Image and question -> answer, over MaXM."""
 
     metadata = _metadata(
         "MaXMRanking",
         "it2t",
-        "Answer a question about a picture of Crossmodal-3600: one of at most 100 answers.",
+        "Answer a question about an image of Crossmodal-3600: one of at most 100 answers.",
         reference="https://github.com/google-research-datasets/maxm",
         date=("2022-01-01", "2023-12-31"),
         domains=["Scene", "Written"],
@@ -215,12 +215,12 @@ class MaXMRanking(PublishedTask):
 
 
 class Flickr30kEntitiesGrounding(PublishedTask):
-    """Picture and phrase -> the part of the picture that shows it, over Flickr30k Entities."""
+    """Image and phrase -> the part of the image that shows it, over Flickr30k Entities."""
 
     metadata = _metadata(
         "Flickr30kEntitiesGrounding",
         "it2i",
-        "Find the part of a picture that a phrase names, among at most 1,000 parts of pictures.",
+        "Find the part of an image that a phrase names, among at most 1,000 parts of images.",
         reference="https://bryanplummer.com/Flickr30kEntities/",
         date=("2014-01-01", "2015-12-31"),
         domains=["Scene", "Web"],

@@ -18,15 +18,16 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from mmmeb_tasks.files import KINDS
+from mmmeb_tasks.data.layout import KINDS
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
-from recipes import distill
-from recipes.command import parser_of, run
-from recipes.report import contact_sheet, languages_chart, score_table
-from xvlm2vec_st.folders import Destination, expanded
+from xvlm2vec_st.utils.folders import Destination, expanded
+
+from .distill import command as distill
+from .shared.command import parser_of, run
+from .shared.report import contact_sheet, languages_chart, score_table
 
 # What the steps write in OUT.demo.
 STEPS = ("data*", "corpus*", "model*")

@@ -17,7 +17,7 @@ import pytest  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from mmmeb_tasks.mini import TEACHER  # noqa: E402
-from xvlm2vec_st.terminal import LIBRARIES  # noqa: E402
+from xvlm2vec_st.utils.terminal import LIBRARIES  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

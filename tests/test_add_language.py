@@ -8,13 +8,13 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mmmeb_tasks.files import read_rows
+from mmmeb_tasks.data.layout import read_rows
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini import write as mini_files
 from mmmeb_tasks.mini.write import write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES
-from recipes import add_language
-from xvlm2vec_st.parallel import load_parallel, read_parallel
+from recipes.add_language import command as add_language
+from xvlm2vec_st.data.dataset import load_parallel, read_parallel
 
 SMALL = ["--mini", "60", "--steps", "3", "--batch-size", "6", "--eval-rows", "8", "--queries", "100"]
 TASKS = ["i2t", "t2i"]
@@ -93,7 +93,7 @@ def test_training_rows_have_the_new_languages_and_rehearse_the_old(added):
 
 
 def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, monkeypatch):
-    monkeypatch.setattr(mini_files, "_pictures", lambda *args: args[-1].mkdir(parents=True))
+    monkeypatch.setattr(mini_files, "_images", lambda *args: args[-1].mkdir(parents=True))
     args = SimpleNamespace(languages=["de", "pt"], keep=["it"], queries=100)
     data = add_language.benchmarks(args, tmp_path)
     assert list(data) == ["en", "de", "pt", "it"]
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     told = json.loads((tmp_path / "m" / "report" / "languages.json").read_text())
     assert list(told["after"]) == ["held out"]  # without --mini there is no MMMEBMini
 
-    # The translations stay, with the way to their pictures, for the next language.
+    # The translations stay, with the way to their images, for the next language.
     assert {path.name for path in tmp_path.iterdir()} == {"corpus", "m", "m.corpus"}
     kept = tmp_path / "m.corpus" / "parallel.jsonl"
     assert {path.name for path in kept.parent.iterdir()} == {"parallel.jsonl", "parallel.refused.jsonl"}
@@ -183,8 +183,8 @@ def test_other_training_keeps_the_translations(tmp_path, capsys):
         return {path.name for path in work.iterdir()}
 
     begun()
-    corpus = {"arguments.json", "parallel.jsonl", "parallel.jsonl.work", "parallel.pictures", "english"}
-    folders = {"parallel.jsonl.work", "parallel.pictures", "english", "model", "model.partial", "mini-known"}
+    corpus = {"arguments.json", "parallel.jsonl", "parallel.jsonl.work", "parallel.images", "english"}
+    folders = {"parallel.jsonl.work", "parallel.images", "english", "model", "model.partial", "mini-known"}
     made = {*corpus, *folders, "train.jsonl", "held_out.jsonl", "before.json", "after.json"}
     for name in made - {"arguments.json"}:
         (work / name).mkdir() if name in folders else (work / name).write_text("")
@@ -199,16 +199,16 @@ def test_other_training_keeps_the_translations(tmp_path, capsys):
     assert begun("--dtype", "fp16", "--overwrite") == {"arguments.json"}
 
 
-def test_pictures_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_path):
+def test_images_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_path):
     work, folder = tmp_path / "m.work", tmp_path / "m.corpus"
     for place in (work, folder):
-        (place / "parallel.pictures").mkdir(parents=True)
-        (place / "parallel.pictures" / f"{place.suffix[1:]}.png").write_bytes(b"")
+        (place / "parallel.images").mkdir(parents=True)
+        (place / "parallel.images" / f"{place.suffix[1:]}.png").write_bytes(b"")
     (work / "parallel.jsonl").write_text('{"id": 1}\n')
     (work / "parallel.refused.jsonl").write_text("")
     assert add_language.keep_corpus(work / "parallel.jsonl", folder) == folder / "parallel.jsonl"
     assert (folder / "parallel.jsonl").read_text() == '{"id": 1}\n'
-    assert {p.name for p in (folder / "parallel.pictures").iterdir()} == {"work.png", "corpus.png"}
+    assert {p.name for p in (folder / "parallel.images").iterdir()} == {"work.png", "corpus.png"}
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import torch
 from slow import slow
 from torch.nn.functional import scaled_dot_product_attention
 
-from recipes import bench_distill, bench_encode
-from recipes.bench_model import GEOMETRIES
-from recipes.measure import costs, operations, replace_section
+from recipes.experiments import bench_distill, bench_encode
+from recipes.experiments.bench_model import GEOMETRIES
+from recipes.experiments.measure import costs, operations, replace_section
 
 
 def test_costs_count_what_a_call_does():
@@ -38,7 +38,7 @@ def test_a_section_is_replaced_and_the_rest_kept(tmp_path):
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
-    """Half the width and a quarter of the layers of `tiny`; 757 tokens a picture all the same."""
+    """Half the width and a quarter of the layers of `tiny`; 757 tokens an image all the same."""
     smaller = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
     monkeypatch.setitem(GEOMETRIES, "tiny", GEOMETRIES["tiny"] | smaller)
 

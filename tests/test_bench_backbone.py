@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes import bench_backbone
-from recipes.bench_model import GEOMETRIES
+from recipes.experiments import bench_backbone
+from recipes.experiments.bench_model import GEOMETRIES
 
 MARKS = "# P\n\n<!-- bench_backbone -->\n{}<!-- /bench_backbone -->\nrest\n"
 TINY = ["--geometry", "tiny", "--batch-sizes", "1", "--repeats", "1"]
@@ -21,14 +21,14 @@ def test_the_tiny_geometry_through_the_same_code(tmp_path: Path, monkeypatch: py
     assert [row[:3] for row in rows[:2]] == [["tiny", "sdpa", "1"], ["tiny", "eager", "1"]]
     for row in rows:
         tokens, encode, forward, weights, peak = row[3:]
-        # <s>, the picture, <s>, the newline after it and a token a byte
+        # <s>, the image, <s>, the newline after it and a token a byte
         assert int(tokens) == 1 + 757 + 1 + len("\n" + bench_backbone.TEXT)
         assert float(encode) > 0 and float(forward) > 0
         assert 0 < float(weights) < 0.1
         assert peak == bench_backbone.NOT_MEASURED or float(peak) >= 0
     written = document.read_text()
     assert all(f"| {' | '.join(row)} |" in written for row in rows)
-    assert "python -m recipes.bench_backbone --geometry tiny" in written
+    assert "python -m recipes.experiments.bench_backbone --geometry tiny" in written
     assert f"torch {torch.__version__}" in written
     assert written.endswith("<!-- /bench_backbone -->\nrest\n")
 

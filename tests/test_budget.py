@@ -5,28 +5,28 @@ import tiny
 from datasets import Dataset
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.budget import Costs, Lengths, TokenBudgetBatches, row_costs, together
-from xvlm2vec_st.parallel import ParallelCollator
+from xvlm2vec_st.data.batch_sampler import Costs, Lengths, TokenBudgetBatches, row_costs, together
+from xvlm2vec_st.data.dataset import ParallelCollator
 
 LANGUAGES = ("it", "de")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Rows of unlike lengths, two of three without a picture."""
+    """Rows of unlike lengths, two of three without an image."""
     folder = tmp_path_factory.mktemp("budget")
     found = []
     for number in range(9):
-        picture = None
+        image = None
         if number % 3 == 0:
-            picture = str(folder / f"{number}.png")
-            tiny.picture(number, 30 + 20 * number).save(picture)
+            image = str(folder / f"{number}.png")
+            tiny.random_image(number, 30 + 20 * number).save(image)
         texts = {
             "en": f"text {number}",
             "it": "x" * (number + 1),
             "de": "y" * 40 if number % 4 == 0 else None,
         }
-        found.append({"id": str(number), "image": picture, **texts})
+        found.append({"id": str(number), "image": image, **texts})
     return found
 
 
@@ -41,12 +41,12 @@ def test_a_batch_costs_the_places_that_the_model_computes(data, shared):
     collate = ParallelCollator(model.preprocess, languages=LANGUAGES, shared=shared)
     for batch in (range(9), [1, 2, 4], [0, 1, 2], [3], [5, 8, 6]):
         features = collate([data[row] for row in batch])
-        if "texts_picture_group" in features:
+        if "texts_image_group" in features:
             plain = {key.removeprefix("texts_"): value for key, value in features.items()}
             real = model[0].plan(plain).stretch.numel()
         else:
             real = sum(value.numel() for key, value in features.items() if key.endswith("input_ids"))
-        # One of the tokenizer's `<s>` is counted in the picture and in each of its texts.
+        # One of the tokenizer's `<s>` is counted in the image and in each of its texts.
         spare = sum(1 + len(costs.rows[row].texts) for row in batch) * len(batch)
         assert real <= costs.of(batch) <= real + spare
 

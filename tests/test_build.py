@@ -16,19 +16,19 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers.sentence_transformer.modules import Pooling
 from slow import slow
-from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, picture, stock
+from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, random_image, stock
 from transformers import LlamaConfig, VipLlavaConfig
 
 from xvlm2vec_st import SentenceTransformer, build
 from xvlm2vec_st.__main__ import main, parser
-from xvlm2vec_st.templates import FILES
+from xvlm2vec_st.families.templates import FILES
 
 ROOT = Path(__file__).parents[1]
 
 
 @every_family
 def test_stock_gives_the_raw_models_embeddings(family: str) -> None:
-    model, image = stock(family), picture()
+    model, image = stock(family), random_image()
     rows = ["a dog", image, {"image": image, "text": "what is it?"}, {"text": "why?", "image": image}]
     texts = ["a dog", *(PLACEHOLDER[family] + text for text in ("", "what is it?", "why?"))]
     raw = checkpoint(family)
@@ -145,8 +145,10 @@ def test_unknown_family_wants_a_template(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no chat template for 'vipllava'"):
         SentenceTransformer(str(base), device="cpu")
     out = build(base, tmp_path / "out", template="llava")
-    got = sentence_transformers.SentenceTransformer(str(out), device="cpu").encode(picture())
-    torch.testing.assert_close(torch.as_tensor(got), by_hand(base, "<image>\n", picture()), rtol=0, atol=1e-5)
+    got = sentence_transformers.SentenceTransformer(str(out), device="cpu").encode(random_image())
+    torch.testing.assert_close(
+        torch.as_tensor(got), by_hand(base, "<image>\n", random_image()), rtol=0, atol=1e-5
+    )
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

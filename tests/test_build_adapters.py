@@ -9,7 +9,7 @@ import sentence_transformers
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import PLACEHOLDER, by_hand, checkpoint, damaged, picture, some_families
+from tiny import PLACEHOLDER, by_hand, checkpoint, damaged, random_image, some_families
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from xvlm2vec_st import build
@@ -45,10 +45,10 @@ def test_merged_is_attached(family: str, head: bool, tmp_path: Path) -> None:
     attached = lora(tmp_path / "adapter", checkpoint(family), head=head, dora=dora)
     out = build(checkpoint(family), tmp_path / "out", adapter=tmp_path / "adapter")
     text = PLACEHOLDER[family] + "what?"
-    want = by_hand(checkpoint(family), text, picture(), attached)
-    assert (want - by_hand(checkpoint(family), text, picture())).abs().max() > 1e-3
+    want = by_hand(checkpoint(family), text, random_image(), attached)
+    assert (want - by_hand(checkpoint(family), text, random_image())).abs().max() > 1e-3
     model = sentence_transformers.SentenceTransformer(str(out), device="cpu")
-    got = torch.as_tensor(model.encode({"image": picture(), "text": "what?"}))
+    got = torch.as_tensor(model.encode({"image": random_image(), "text": "what?"}))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
     assert not list(out.glob("adapter*"))
 

@@ -6,11 +6,12 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from tiny import PLACEHOLDER, checkpoint, damaged, embedder, every_family, picture, stock
+from tiny import PLACEHOLDER, checkpoint, damaged, embedder, every_family, random_image, stock
 
-from xvlm2vec_st import SentenceTransformer, build, families
+from xvlm2vec_st import SentenceTransformer, build
+from xvlm2vec_st.families import loading as families
 
-# Each text alone, wherever a picture stands.
+# Each text alone, wherever an image stands.
 NO_PLACE = """{% for message in messages %}{% for part in message['content'] if part['type'] == 'text' -%}
 {{ part['text'] }}{% endfor %}{% endfor %}"""
 
@@ -51,7 +52,7 @@ def test_weights_are_checked_without_accelerate_too(
 
 @every_family
 def test_image_token_without_an_image(family: str) -> None:
-    token, image = PLACEHOLDER[family].strip(), picture()
+    token, image = PLACEHOLDER[family].strip(), random_image()
     model = stock(family)
     for rows in (
         [f"{token} a dog"],
@@ -64,7 +65,7 @@ def test_image_token_without_an_image(family: str) -> None:
 
 @every_family
 def test_image_without_a_token(family: str, tmp_path: Path) -> None:
-    """A template that leaves pictures out must not give a text's embedding for a picture's."""
+    """A template that leaves images out must not give a text's embedding for an image's."""
     (tmp_path / "no_place.jinja").write_text(NO_PLACE)
     says = r"0 image tag.* 1 image|total 0 .*tokens and 1 images"
     with pytest.raises(ValueError, match=rf"cannot encode an image \(.*({says}).*check its chat template"):
@@ -73,15 +74,15 @@ def test_image_without_a_token(family: str, tmp_path: Path) -> None:
     model = SentenceTransformer(str(checkpoint(family)), device="cpu", template=tmp_path / "no_place.jinja")
     assert model.encode("a dog").shape == (32,)
     with pytest.raises(ValueError, match=says):
-        model.encode([{"image": picture(), "text": "a dog"}])
+        model.encode([{"image": random_image(), "text": "a dog"}])
 
 
 @every_family
-def test_pictures_become_rgb(family: str, tmp_path: Path) -> None:
-    image = picture()
+def test_images_become_rgb(family: str, tmp_path: Path) -> None:
+    image = random_image()
     kinds = [image.convert(mode) for mode in ("CMYK", "P", "L", "RGBA")]
     image.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    frames = [picture(seed).quantize(64) for seed in (0, 1)]
+    frames = [random_image(seed).quantize(64) for seed in (0, 1)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     files = [tmp_path / "cmyk.jpg", tmp_path / "moving.gif"]
     given, meant = list(kinds), [kind.convert("RGB") for kind in kinds]
@@ -102,7 +103,7 @@ def test_pictures_become_rgb(family: str, tmp_path: Path) -> None:
 
 @every_family
 def test_corrupt_jpeg(family: str, tmp_path: Path) -> None:
-    picture(width=200, height=200).save(tmp_path / "whole.jpg")
+    random_image(width=200, height=200).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
     model = stock(family)
     with Image.open(tmp_path / "whole.jpg") as whole:

@@ -12,12 +12,13 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from test_build_adapters import lora
 
-from xvlm2vec_st import SentenceTransformer, build, templates
+from xvlm2vec_st import SentenceTransformer, build
 from xvlm2vec_st.__main__ import main
-from xvlm2vec_st.checkpoint import stored_dtype
-from xvlm2vec_st.templates import limits
+from xvlm2vec_st.building.builder import stored_dtype
+from xvlm2vec_st.families import template_limits as limits
+from xvlm2vec_st.families import templates
 
-ROWS = ["a dog", {"image": tiny.picture()}, {"image": tiny.picture(), "text": "a dog"}]
+ROWS = ["a dog", {"image": tiny.random_image()}, {"image": tiny.random_image(), "text": "a dog"}]
 
 
 def declared(folder):

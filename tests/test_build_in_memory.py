@@ -7,7 +7,7 @@ import pytest
 import sentence_transformers
 import tiny
 import torch
-from tiny import checkpoint, embedder, picture, some_families
+from tiny import checkpoint, embedder, random_image, some_families
 from transformers import BertConfig, BertModel
 
 from xvlm2vec_st import SentenceTransformer
@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden" / "phi3v"
 @some_families("phi3_v", "llava", "qwen2_vl")
 def test_drop_in_builds_a_raw_checkpoint_in_memory(family: str, tmp_path: Path) -> None:
     model = SentenceTransformer(str(checkpoint(family)), device="cpu")
-    row = {"image": picture(), "text": "what?"}
+    row = {"image": random_image(), "text": "what?"}
     want = torch.as_tensor(
         sentence_transformers.SentenceTransformer(str(embedder(family)), device="cpu").encode(row)
     )

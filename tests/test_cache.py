@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
-from xvlm2vec_st.cache import TargetStore, fingerprint, item_key, preprocessing
-from xvlm2vec_st.parallel import ParallelCollator
+from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.distillation.teacher_cache import TargetStore, fingerprint, item_key, preprocessing
 
 LANGUAGES = ("it", "de")
 KEYS = [bytes([n]) * 16 for n in range(9)]
@@ -25,12 +25,12 @@ def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     found = []
     for number in range(6):
-        picture = None
+        image = None
         if number % 3:
-            picture = str(folder / f"{number}.png")
-            tiny.picture(number).save(picture)
+            image = str(folder / f"{number}.png")
+            tiny.random_image(number).save(image)
         found.append(
-            {"id": str(number), "image": picture, "en": f"text {number}", "it": f"t{number}", "de": "d"}
+            {"id": str(number), "image": image, "en": f"text {number}", "it": f"t{number}", "de": "d"}
         )
     return found
 
@@ -88,7 +88,7 @@ def test_a_student_that_is_its_own_teacher_shares_the_base_models_targets(rows, 
     assert own.teacher.forwards == 1
 
 
-def test_a_changed_text_picture_template_processor_or_teacher_misses(rows, tmp_path):
+def test_a_changed_text_image_template_processor_or_teacher_misses(rows, tmp_path):
     def forwards(rows, change=lambda model: None):
         student, teacher = student_and()
         for model in (student, teacher):
@@ -147,7 +147,7 @@ def test_a_fingerprint_has_the_settings_of_the_model_and_not_its_place(tmp_path)
         return SentenceTransformer(str(tiny.embedder("llava_next")), config_kwargs=config)
 
     model, layer = loaded(), loaded(vision_feature_layer=-1)
-    item = {"image": tiny.picture(), "text": "a"}
+    item = {"image": tiny.random_image(), "text": "a"}
     assert not np.allclose(model.encode(item), layer.encode(item))
     epsilon = loaded()
     epsilon[0].model.config.text_config.rms_norm_eps = 1e-3
@@ -159,7 +159,7 @@ def test_a_fingerprint_has_the_settings_of_the_model_and_not_its_place(tmp_path)
 
 
 def test_what_cannot_be_keyed_is_refused():
-    with pytest.raises(ValueError, match="more than a text and pictures"):
+    with pytest.raises(ValueError, match="more than a text and images"):
         item_key({"content": "a", "text": "b"})
 
 

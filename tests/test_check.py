@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from toys import CANDIDATES, CONCEPTS, write_published
 
-from mmmeb_tasks import check as check_module
-from mmmeb_tasks import published
 from mmmeb_tasks.__main__ import main
-from mmmeb_tasks.check import Report, check
+from mmmeb_tasks.data import check as check_module
+from mmmeb_tasks.data import published
+from mmmeb_tasks.data.check import Report, check
 
 FILE = "maxm_v1_en_100_formatted_vqa.jsonl"
 
@@ -69,7 +69,7 @@ def test_the_published_counts_are_compared(tmp_path: Path) -> None:
         ({"answers": list("abcdea")}, "the gold stands among the others, too", "line 4: 'a'"),
         ({"answers": ["a"]}, "candidates without a wrong one", "line 4"),
         ({"answers": ["a"]}, "not the published number of candidates a query", "1 to 6, published: 6"),
-        ({"img": "99"}, "missing pictures", "picture '99' is not at"),
+        ({"img": "99"}, "missing images", "image '99' is not at"),
         ({"id": "q5"}, "repeated ids", "'q5' 2 times"),
         ({"question": 7}, "unreadable lines", "needs a string"),
     ],
@@ -92,19 +92,19 @@ def test_a_line_cut_in_half_is_found(data: Path, capsys: pytest.CaptureFixture[s
     assert "1 files are not as published" in capsys.readouterr().out
 
 
-def test_a_picture_that_is_none_is_found_unless_pictures_are_not_opened(data: Path) -> None:
-    (data / "maxm_v1_images" / "3.jpg").write_text("no picture")
+def test_an_image_that_is_none_is_found_unless_images_are_not_opened(data: Path) -> None:
+    (data / "maxm_v1_images" / "3.jpg").write_text("no image")
     reports = [r for r in check(data) if r.findings]
     assert [r.path.name for r in reports] == [FILE]  # opened once, reported where it comes first
-    assert "cannot identify image" in reports[0].findings["pictures that cannot be read"][0]
-    assert not report(data, pictures=False).findings
+    assert "cannot identify image" in reports[0].findings["images that cannot be read"][0]
+    assert not report(data, images=False).findings
 
 
-def test_a_picture_that_is_too_large_is_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
     Image.new("RGB", (20, 20)).save(data / "maxm_v1_images" / "3.jpg", "PNG")
     reports = [r for r in check(data) if r.findings]
-    found = reports[0].findings["pictures that cannot be read"]
+    found = reports[0].findings["images that cannot be read"]
     assert [r.path.name for r in reports] == [FILE] and "3.jpg" in found[0] and "exceeds limit" in found[0]
 
 
@@ -125,8 +125,8 @@ def test_a_file_without_rows_and_one_that_is_not_there_are_found(data: Path) -> 
 def test_many_places_are_counted_and_the_first_shown() -> None:
     found = Report("T", Path("f.jsonl"))
     for number in range(9):
-        found.add("missing pictures", f"line {number}")
-    assert "missing pictures (9): line 0; line 1; line 2 and 6 more" in str(found)
+        found.add("missing images", f"line {number}")
+    assert "missing images (9): line 0; line 1; line 2 and 6 more" in str(found)
     assert str(found).startswith("WRONG f.jsonl")
 
 

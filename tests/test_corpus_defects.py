@@ -4,17 +4,17 @@ import re
 
 import pytest
 
-from recipes.corpus.checks import refusal
-from recipes.corpus.dictionary import Dictionary
-from recipes.corpus.fields import fields_of, join_fields
-from recipes.corpus.memory import Memory
-from recipes.corpus.merge import merge
-from recipes.corpus.pairing import mismatch
-from recipes.corpus.published import SUBSETS, mmeb_rows
-from recipes.corpus.repair import repair, strip_artefact
-from recipes.corpus.sources import sample
-from recipes.corpus.work import plan, wanted_fields, work_through
-from xvlm2vec_st.parallel import ParallelRow
+from recipes.translate.checks import refusal
+from recipes.translate.dictionary import Dictionary
+from recipes.translate.fields import fields_of, join_fields
+from recipes.translate.merge import merge
+from recipes.translate.misaligned import mismatch
+from recipes.translate.mmeb import SUBSETS, mmeb_rows
+from recipes.translate.repair import repair, strip_artefact
+from recipes.translate.schedule import plan, wanted_fields, work_through
+from recipes.translate.sources import sample
+from recipes.translate.translation_memory import Memory
+from xvlm2vec_st.data.dataset import ParallelRow
 
 
 def fails(check, old):

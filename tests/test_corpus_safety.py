@@ -18,22 +18,23 @@ from fuzz import HangError
 from PIL import Image
 
 from mmmeb_tasks.mini import TEACHER
-from recipes import command, translate
-from recipes.corpus.checks import CHECKS, refusal, similarities
-from recipes.corpus.fields import join_fields, split_text
-from recipes.corpus.memory import read_memory
-from recipes.corpus.protect import mask, pieces, unmask
-from recipes.corpus.repair import repair
-from recipes.corpus.report import _cell
-from recipes.corpus.sources import Options, read_sources
-from recipes.corpus.translators import Seq2Seq, set_source
+from recipes.shared import command
+from recipes.translate import command as translate
+from recipes.translate.checks import CHECKS, refusal, similarities
+from recipes.translate.fields import join_fields, split_text
+from recipes.translate.placeholders import mask, pieces, unmask
+from recipes.translate.repair import repair
+from recipes.translate.report import _cell
+from recipes.translate.sources import Options, read_sources
+from recipes.translate.translation_memory import read_memory
+from recipes.translate.translators import Seq2Seq, set_source
 from xvlm2vec_st import SentenceTransformer, load_parallel
-from xvlm2vec_st.cache import CachedTeacher
-from xvlm2vec_st.evaluation import parallel_evaluator
-from xvlm2vec_st.parallel import ParallelCollator, open_image
-from xvlm2vec_st.reading import parse_row
-from xvlm2vec_st.streaming import ParallelStream
-from xvlm2vec_st.teacher import FrozenTeacher
+from xvlm2vec_st.data.corpus import parse_row
+from xvlm2vec_st.data.dataset import ParallelCollator, open_image
+from xvlm2vec_st.data.stream import ParallelStream
+from xvlm2vec_st.distillation.teacher_cache import CachedTeacher
+from xvlm2vec_st.distillation.teachers import FrozenTeacher
+from xvlm2vec_st.training.evaluation import parallel_evaluator
 
 ADDRESSES = [
     "http://127.0.0.1:9/a.png",

@@ -10,14 +10,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import Dataset, Features, Image, Value
-from PIL import Image as Pictures
+from PIL import Image as Images
 
-from recipes import translate
-from recipes.corpus.dictionary import Dictionary
-from recipes.corpus.languages import language
-from recipes.corpus.published import MMEB_REVISION, SUBSETS, download_mmeb
-from recipes.corpus.sources import Options, read_sources
-from xvlm2vec_st.parallel import read_parallel
+from recipes.translate import command as translate
+from recipes.translate.dictionary import Dictionary
+from recipes.translate.languages import language
+from recipes.translate.mmeb import MMEB_REVISION, SUBSETS, download_mmeb
+from recipes.translate.sources import Options, read_sources
+from xvlm2vec_st.data.dataset import read_parallel
 
 RECORDS = [
     {"id": "a", "image": "1.png", "en": "a dog, brown", "it": "un cane, marrone"},
@@ -27,7 +27,7 @@ RECORDS = [
 
 @pytest.fixture
 def folder(tmp_path):
-    Pictures.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    Images.new("RGB", (4, 4)).save(tmp_path / "1.png")
     return tmp_path
 
 
@@ -94,13 +94,13 @@ def test_quotes_in_tsv_are_text_and_eat_no_rows(folder):
     assert [row.english for row in rows] == ['"Stop" sign', '"5 inch TV', "cat"]
 
 
-def test_a_dataset_with_pictures_in_it(folder):
+def test_a_dataset_with_images_in_it(folder):
     features = Features({"en": Value("string"), "image": Image()})
     data = {"en": ["a dog", "a cat"], "image": [str(folder / "1.png"), None]}
     Dataset.from_dict(data, features=features).save_to_disk(folder / "saved")
-    options = Options(pictures=folder / "pictures")
+    options = Options(image_output=folder / "images")
     dog, cat = read_sources([f"hf:{folder / 'saved'}"], options)
-    assert Pictures.open(dog.image).size == (4, 4) and cat.image is None
+    assert Images.open(dog.image).size == (4, 4) and cat.image is None
     assert (dog.id, cat.id) == ("1", "2")
 
 
@@ -258,7 +258,7 @@ def test_the_authors_file_is_read_and_its_suspicious_pairs_are_counted(folder, c
     assert row.english == good["text_en"].removeprefix(token)
     report = (folder / "out.report.md").read_text("utf-8")
     assert "| pairing | 2 | 0 |" in report and "MSCOCO_1#3" in report
-    assert "| picture | 0 | 1 |" in report and "img_en is '1.png' and img_lang '2.png'" in report
+    assert "| image | 0 | 1 |" in report and "img_en is '1.png' and img_lang '2.png'" in report
 
 
 def test_the_authors_language_must_be_told(folder):
@@ -312,7 +312,7 @@ def test_bad_input_is_named(folder, name, content, message):
     assert len(str(error.value)) < 400
 
 
-# MMEB-train: layouts of all subsets. (query, its picture?, target, its picture?, negative?)
+# MMEB-train: layouts of all subsets. (query, its image?, target, its image?, negative?)
 
 T, P = "<|image_1|>\n", True
 VQA = (
@@ -407,21 +407,21 @@ ROWS = 3
 
 
 def mmeb_record(subset, n):
-    query, query_picture, target, target_picture, negative = LAYOUTS[subset]
+    query, query_image, target, target_image, negative = LAYOUTS[subset]
     paths = {side: f"images/{subset}/{side}_{n}.jpg" for side in ("qry", "pos", "neg")}
     return {
         "qry": query.format(n=n),
-        "qry_image_path": paths["qry"] if query_picture else "",
+        "qry_image_path": paths["qry"] if query_image else "",
         "pos_text": target.format(n=n),
-        "pos_image_path": paths["pos"] if target_picture else "",
+        "pos_image_path": paths["pos"] if target_image else "",
         "neg_text": target.format(n=n + 1) if negative else "",
-        "neg_image_path": paths["neg"] if negative and target_picture else "",
+        "neg_image_path": paths["neg"] if negative and target_image else "",
     }
 
 
 @pytest.fixture
 def mmeb(tmp_path):
-    """A copy of MMEB-train in small, all 21 subsets, every picture of its own colour."""
+    """A copy of MMEB-train in small, all 21 subsets, every image of its own colour."""
     colour = 0
     for subset in SUBSETS:
         records = [mmeb_record(subset, n) for n in range(ROWS)]
@@ -433,7 +433,7 @@ def mmeb(tmp_path):
             for key, path in record.items():
                 if key.endswith("_path") and path:
                     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-                    Pictures.new("RGB", (2, 2), (colour % 256, colour // 256, 0)).save(tmp_path / path)
+                    Images.new("RGB", (2, 2), (colour % 256, colour // 256, 0)).save(tmp_path / path)
                     colour += 1
     return tmp_path
 
@@ -456,14 +456,14 @@ def test_all_21_layouts_of_mmeb_go_through(mmeb):
     words = ["--mmeb", "all", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
     translate.main([*words, "--skip-check", "copy", "language"], Spelling())
     rows = {row.id: row for row in read_parallel(out, ["it"])}
-    for subset, (query, query_picture, _, target_picture, negative) in LAYOUTS.items():
+    for subset, (query, query_image, _, target_image, negative) in LAYOUTS.items():
         for n in range(ROWS):
             record = mmeb_record(subset, n)
             qry, pos = rows[f"{subset}/{n}/qry"], rows[f"{subset}/{n}/pos"]
             assert qry.english == query.format(n=n).removeprefix(T)
             assert qry.translations["it"].endswith("\n") == qry.english.endswith("\n")
-            pictures = {"qry": query_picture, "pos": target_picture, "neg": negative and target_picture}
-            for side, has in pictures.items():
+            images = {"qry": query_image, "pos": target_image, "neg": negative and target_image}
+            for side, has in images.items():
                 row = rows.get(f"{subset}/{n}/{side}")
                 wanted = record[f"{side}_image_path"]
                 assert (row.image if row else None) == (f"../{wanted}" if has else None), (subset, side)
@@ -473,32 +473,32 @@ def test_all_21_layouts_of_mmeb_go_through(mmeb):
     assert all(f"| {subset} |" in report for subset in SUBSETS)
 
 
-def test_a_row_without_its_picture_is_refused_by_name(mmeb, capsys):
+def test_a_row_without_its_image_is_refused_by_name(mmeb, capsys):
     (mmeb / "images" / "OK-VQA" / "qry_1.jpg").unlink()
     out = mmeb / "parallel.jsonl"
     words = ["--mmeb", "OK-VQA", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
     translate.main([*words, "--skip-check", "copy", "language"], Spelling())
     assert "refused: row OK-VQA/1/qry: " in capsys.readouterr().out
     refused = [json.loads(line) for line in (mmeb / "parallel.refused.jsonl").open()]
-    assert [(r["id"], r["reason"]) for r in refused] == [("OK-VQA/1/qry", "picture")]
+    assert [(r["id"], r["reason"]) for r in refused] == [("OK-VQA/1/qry", "image")]
     assert {row.id for row in read_parallel(out, ["it"])} == {
         f"OK-VQA/{n}/{side}" for n in range(3) for side in ("qry", "pos")
     } - {"OK-VQA/1/qry"}
 
 
-def test_a_subset_without_any_picture_stops_and_tells_where_they_are(mmeb):
+def test_a_subset_without_any_image_stops_and_tells_where_they_are(mmeb):
     shutil.rmtree(mmeb / "images" / "OK-VQA")
     out = mmeb / "parallel.jsonl"
     words = ["--mmeb", "NIGHTS", "OK-VQA", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
     words += ["--skip-check", "copy", "language"]
-    told = r"OK-VQA: none of its 3 pictures .*qry_0.jpg.* images_zip/.* --images FOLDER.* --no-picture-check"
+    told = r"OK-VQA: none of its 3 images .*qry_0.jpg.* images_zip/.* --images FOLDER.* --no-image-check"
     with pytest.raises(ValueError, match=told):
         translate.main(words, Spelling())
     assert not out.exists()
-    translate.main([*words, "--no-picture-check"], Spelling())
+    translate.main([*words, "--no-image-check"], Spelling())
     assert sum(row.image is not None for row in read_parallel(out, ["it"])) == 12
     (mmeb / "elsewhere").mkdir()
-    with pytest.raises(ValueError, match="NIGHTS: none of its 9 pictures"):
+    with pytest.raises(ValueError, match="NIGHTS: none of its 9 images"):
         translate.main([*words, "--images", str(mmeb / "elsewhere"), "--overwrite"], Spelling())
 
 

@@ -4,14 +4,14 @@ import pytest
 
 from mmmeb_tasks.instructions import PUBLISHED, STYLES, render_query
 from mmmeb_tasks.mini.world import load_world
-from recipes.corpus.checks import CHECKS, refusal, similarities
-from recipes.corpus.fields import MMEB_INSTRUCTIONS, fields_of, instruction_table, join_fields, split_text
-from recipes.corpus.languages import LANGUAGES, SCRIPTS, language, nearest
-from recipes.corpus.merge import merge
-from recipes.corpus.pairing import instruction_of
-from recipes.corpus.protect import mask, numbers, pieces, unmask
-from recipes.corpus.repair import repair
-from xvlm2vec_st.parallel import ParallelRow
+from recipes.translate.checks import CHECKS, refusal, similarities
+from recipes.translate.fields import MMEB_INSTRUCTIONS, fields_of, instruction_table, join_fields, split_text
+from recipes.translate.languages import LANGUAGES, SCRIPTS, language, nearest
+from recipes.translate.merge import merge
+from recipes.translate.misaligned import instruction_of
+from recipes.translate.placeholders import mask, numbers, pieces, unmask
+from recipes.translate.repair import repair
+from xvlm2vec_st.data.dataset import ParallelRow
 
 TEXTS = [
     "a dog",

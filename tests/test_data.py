@@ -15,9 +15,9 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from toys import write_published
 
-from mmmeb_tasks import data as data_module
-from mmmeb_tasks.data import mmmeb_data, unpacked, unzip
-from mmmeb_tasks.files import read_rows
+from mmmeb_tasks.data import download as data_module
+from mmmeb_tasks.data.download import mmmeb_data, unpacked, unzip
+from mmmeb_tasks.data.layout import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_damaged_archive_is_named_and_gives_no_folder(hub: Path, tmp_path: Pat
     if damage == "cut":
         del data[-100:]
     elif damage == "changed":
-        data[60] ^= 255  # in the first picture
+        data[60] ^= 255  # in the first image
     else:
         data = bytearray(b"<html>not found</html>")
     archive.write_bytes(data)

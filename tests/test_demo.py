@@ -14,7 +14,7 @@ from PIL import Image
 from slow import slow
 
 from recipes import demo
-from recipes.report import score_table
+from recipes.shared.report import score_table
 
 TASKS = {"t2i", "c"}
 SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "100", "--queries", "100", "--eval-rows", "20"]
@@ -53,7 +53,7 @@ def test_the_scores_have_every_task_language_and_library(shown):
     assert {"torch", "mteb", "transformers", "python"} <= set(scores["versions"])
 
 
-def test_the_report_has_pictures_and_a_page_that_opens_from_its_folder(shown):
+def test_the_report_has_images_and_a_page_that_opens_from_its_folder(shown):
     report = shown[0] / "report"
     for name in ("languages.png", "contact.png"):
         assert min(Image.open(report / name).size) > 300

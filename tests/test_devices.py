@@ -8,7 +8,7 @@ import tiny
 from xvlm2vec_st import SentenceTransformer
 from xvlm2vec_st.sentence_transformer import drop_capturing_hooks
 
-ITEMS = ["a", {"image": tiny.picture(), "text": "b"}, {"image": tiny.picture()}]
+ITEMS = ["a", {"image": tiny.random_image(), "text": "b"}, {"image": tiny.random_image()}]
 
 
 def test_a_model_that_has_encoded_goes_to_other_processes():

@@ -16,9 +16,9 @@ from transformers.models.auto import image_processing_auto
 
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import distill
+from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, lora_config
-from xvlm2vec_st.projection import add_projection
+from xvlm2vec_st.distillation.projection import add_projection
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_a_process_that_never_heard_of_this_package_gives_the_same_embeddings(tr
     script = (
         "import sys, json; from PIL import Image; from sentence_transformers import SentenceTransformer\n"
         f"model = SentenceTransformer({str(trained)!r})\n"
-        "picture = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 20)\n"
-        "items = ['mela rossa', {'image': picture}, {'image': picture, 'text': 'Was ist links vom Hund?'}]\n"
+        "image = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 20)\n"
+        "items = ['mela rossa', {'image': image}, {'image': image, 'text': 'Was ist links vom Hund?'}]\n"
         "vectors = model.encode(items)\n"
         "assert not any(name.startswith(('xvlm2vec', 'mmmeb')) for name in sys.modules)\n"
         "print(json.dumps(vectors.tolist()))\n"
@@ -82,8 +82,8 @@ def test_a_process_that_never_heard_of_this_package_gives_the_same_embeddings(tr
         check=True,
     )
     theirs = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
-    picture = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 20)
-    items = ["mela rossa", {"image": picture}, {"image": picture, "text": "Was ist links vom Hund?"}]
+    image = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 20)
+    items = ["mela rossa", {"image": image}, {"image": image, "text": "Was ist links vom Hund?"}]
     ours = torch.as_tensor(SentenceTransformer(str(trained)).encode(items))
     assert theirs.shape == (3, 192)
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
@@ -233,10 +233,10 @@ def test_bad_arguments_are_refused_before_anything_is_written(corpus, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_breaks_on_the_way_stops_with_its_row(corpus, tmp_path):
+def test_an_image_that_breaks_on_the_way_stops_with_its_row(corpus, tmp_path):
     shutil.copytree(corpus.parent, tmp_path / "corpus")
-    for picture in (tmp_path / "corpus" / "images").iterdir():
-        picture.write_bytes(picture.read_bytes()[:200])  # the header is whole, the pixels are not
+    for image in (tmp_path / "corpus" / "images").iterdir():
+        image.write_bytes(image.read_bytes()[:200])  # the header is whole, the pixels are not
     arguments = command(tmp_path / "corpus" / "parallel.jsonl", tmp_path / "out", "--eval-rows", "0")
     with pytest.raises(ValueError, match=r"row \d+/picture/.*cannot be read"):
         distill.main(arguments)

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 import xvlm2vec_st.phi3v  # noqa: F401
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import distill
+from recipes.distill import command as distill
 from xvlm2vec_st import build
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,10 @@ from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import command, distill
-from recipes.distill_end import save_with_card
-from xvlm2vec_st import checkpoint
+from recipes.distill import command as distill
+from recipes.distill.card import save_with_card
+from recipes.shared import command
+from xvlm2vec_st.building import builder as checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The formula of `recipes.scale` against counted operations."""
+"""The formula of `recipes.experiments.scale` against counted operations."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes import scale
-from recipes.bench_model import write_checkpoint
-from recipes.measure import operations
-from recipes.scale import Geometry, Row
+from recipes.experiments import scale
+from recipes.experiments.bench_model import write_checkpoint
+from recipes.experiments.measure import operations
+from recipes.experiments.scale import Geometry, Row
 from xvlm2vec_st import SentenceTransformer, build
 
 

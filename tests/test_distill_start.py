@@ -8,9 +8,9 @@ import tiny
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import distill
-from recipes.distill_options import settings
-from recipes.distill_start import before_the_note, begin, check_folders
+from recipes.distill import command as distill
+from recipes.distill.options import settings
+from recipes.distill.start import before_the_note, begin, check_folders
 
 # Where the decoder lies in a headless model: phi3_v's comes last.
 DECODER = ("language_model.", "text_model.", "model.layers.", "model.embed_tokens.", "model.norm.")
@@ -31,7 +31,7 @@ def command(corpus, out, *more, student="a"):
 @tiny.every_family
 @pytest.mark.parametrize("more", [[], ["--lora", "2"], ["--train-vision"]], ids=str)
 def test_the_language_model_alone_learns_if_vision_is_not_asked_for(family, more, tmp_path):
-    """LLaVA-NeXT's `image_newline` is no part of it: a batch without a picture does not reach it."""
+    """LLaVA-NeXT's `image_newline` is no part of it: a batch without an image does not reach it."""
     student = SentenceTransformer(str(tiny.embedder(family)))
     distill.prepare(student, distill.parse_args(command("c", tmp_path / "o", *more)))
     learns = [name for name, p in student[0].model.named_parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""`recipes.text_embedder`, with a tiny text model in the place of the real one."""
+"""`recipes.experiments.text_embedder`, with a tiny text model in the place of the real one."""
 
 import pytest
 import tiny
@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import BertConfig, BertModel
 
-from recipes import text_embedder
+from recipes.experiments import text_embedder
 
 SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 48}
@@ -49,7 +49,7 @@ def test_from_a_folder_to_the_table(folder, tmp_path, capsys):
     assert scores["pairs"][0] != scores["pairs"][1], "nothing was learnt"
     table = document.read_text()
     assert "| 300 pairs of names, never seen together |" in table and "| 150 of 1," in table
-    assert "python -m recipes.text_embedder --model" in table
+    assert "python -m recipes.experiments.text_embedder --model" in table
     assert table.splitlines()[-2] in capsys.readouterr().out
     assert SentenceTransformer(str(tmp_path / "out")).encode("cane").shape == (32,)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "out", "results.md", "start"]

@@ -10,8 +10,8 @@ from transformers import set_seed
 
 from mmmeb_tasks.mini.write import write_corpus
 from xvlm2vec_st import MultilingualDistillationLoss, load_parallel
-from xvlm2vec_st.distillation import distillation_parts
-from xvlm2vec_st.parallel import ParallelCollator
+from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.distillation.loss import distillation_parts
 
 
 def test_hand_computed_parts():
@@ -185,7 +185,7 @@ def test_the_order_and_grouping_of_rows_do_not_matter(teacher, student, batch_of
         assert forward[name].item() == pytest.approx(backward[name].item(), rel=1e-5)
 
 
-def test_missing_languages_and_missing_pictures(teacher, student, batch_of):
+def test_missing_languages_and_missing_images(teacher, student, batch_of):
     loss = MultilingualDistillationLoss(shaken(student), teacher)
     assert set(loss(batch_of(it=None, de=None))) == {"english"}
     texts_only = loss(batch_of(image=None))

@@ -12,7 +12,7 @@ from xvlm2vec_st import (
     load_parallel,
     lora_config,
 )
-from xvlm2vec_st.parallel import ParallelCollator
+from xvlm2vec_st.data.dataset import ParallelCollator
 
 LANGUAGES = ("it", "de", "fr")
 GROUPS = ("en_text_", "en_image_", "translated_text_", "translated_image_", "texts_")
@@ -20,7 +20,7 @@ GROUPS = ("en_text_", "en_image_", "translated_text_", "translated_image_", "tex
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Text-only and picture rows, two rows of one picture, one without all translations, one without any."""
+    """Text-only and image rows, two rows of one image, one without all translations, one without any."""
     folder = write_corpus(tmp_path_factory.mktemp("shared") / "corpus", ["en", *LANGUAGES], scenes=5)
     data = [dict(row) for row in load_parallel(folder / "parallel.jsonl", LANGUAGES, show_progress=False)]
     data[1] |= {"it": None}
@@ -42,7 +42,7 @@ def shaken(folder, seed):
 def parts_and_gradients(loss, rows, *, shared):
     batch = ParallelCollator(loss.model.preprocess, languages=LANGUAGES, shared=shared)(rows)
     groups = [{k.removeprefix(g): v for k, v in batch.items() if k.startswith(g)} for g in GROUPS]
-    assert any("picture_group" in group for group in groups if group) or not shared
+    assert any("image_group" in group for group in groups if group) or not shared
     loss.zero_grad()
     parts = loss([group for group in groups if group])
     sum(parts.values()).backward()

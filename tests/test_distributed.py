@@ -11,16 +11,16 @@ from sentence_transformers import SentenceTransformer
 from torch.distributed.tensor import DTensor
 
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import distill
+from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, lora_config
-from xvlm2vec_st.sharding import filled, hollow
+from xvlm2vec_st.training.fsdp import filled, hollow
 
 BOTH = pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2_llava.yaml"])
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Rows with a picture and rows without."""
+    """Rows with an image and rows without."""
     folder = write_corpus(tmp_path_factory.mktemp("distributed") / "corpus", ["en", "it", "de"], scenes=16)
     return folder / "parallel.jsonl"
 
@@ -57,14 +57,14 @@ class Watched(Exception):
 
 def train(rank, argv, stop_after=None):
     """Run the recipe in this process; returns what its parameters were, batches, files written, forwards."""
-    seen = {"types": set(), "pictures": [], "saved": 0}
+    seen = {"types": set(), "images": [], "saved": 0}
     step, save = DistillationTrainer.training_step, SentenceTransformer.save
 
     def watching(self, model, inputs, *args, **kwargs):
         if stop_after is not None and self.state.global_step == stop_after:
             raise Watched
         seen["types"] |= {isinstance(p, DTensor) for p in model.parameters() if p.requires_grad}
-        seen["pictures"].append(any("pixel" in key for key in inputs))
+        seen["images"].append(any("pixel" in key for key in inputs))
         return step(self, model, inputs, *args, **kwargs)
 
     def counting(self, *args, **kwargs):
@@ -98,14 +98,14 @@ def test_two_processes_stopped_and_resumed_end_where_one_does(config, start, cor
     assert (checkpoint / "whole.json").is_file()
     assert (checkpoint / "pytorch_model_fsdp_0").is_dir() is sharded
     second = processes.together(config, train, [*argv, "--resume"])
-    assert [len(rank["pictures"]) for rank in second] == [1, 1], "it began anew"
+    assert [len(rank["images"]) for rank in second] == [1, 1], "it began anew"
     assert [rank["saved"] > 0 for rank in second] == [True, False], "one process writes"
     assert_close(tmp_path / "out", alone, start)
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing half-written stays"
 
 
 def alternate(rank, argv):
-    """Train on batches of which one process has pictures and the other texts only, in turn."""
+    """Train on batches of which one process has images and the other texts only, in turn."""
     collate = distill.DistillationTrainer.get_train_dataloader
 
     def dealt(self):
@@ -131,17 +131,17 @@ def alternate(rank, argv):
         pytest.param("fsdp2_llava.yaml", ["--lora", "2"], id="shards, their own teacher"),
     ],
 )
-def test_text_only_and_picture_batches_do_not_hang(config, start, tmp_path, more):
+def test_text_only_and_image_batches_do_not_hang(config, start, tmp_path, more):
     folder = write_corpus(tmp_path / "corpus", ["en", "it", "de"], scenes=16)
     lines = (folder / "parallel.jsonl").read_text().splitlines(keepends=True)
-    pictures = [line for line in lines if '"image": null' not in line]
-    (folder / "parallel.jsonl").write_text("".join(pictures))
+    images = [line for line in lines if '"image": null' not in line]
+    (folder / "parallel.jsonl").write_text("".join(images))
     argv = command(
         start, folder / "parallel.jsonl", tmp_path / "out", *more, "--eval-rows", "0", "--steps", "3"
     )
     seen = processes.together(config, alternate, argv)
     stand_in = config.startswith("fsdp2") and "--train-vision" in more
-    texts = [[has for has in rank["pictures"]] for rank in seen]
+    texts = [[has for has in rank["images"]] for rank in seen]
     if stand_in:  # every process runs every layer
         assert texts == [[True] * 3] * 2
     else:

@@ -1,4 +1,4 @@
-"""The encoder: exact texts with pictures, each once; a name for each state of the weights."""
+"""The encoder: exact texts with images, each once; a name for each state of the weights."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 from torch.utils.data import DataLoader
 
-from mmmeb_tasks.encoder import Item, MMMEBEncoder, model_input, model_meta
 from mmmeb_tasks.mini.tasks import (
     MiniClassification,
     MiniGrounding,
@@ -25,6 +24,7 @@ from mmmeb_tasks.mini.tasks import (
     MiniT2IRanking,
     MiniVQARanking,
 )
+from mmmeb_tasks.models.encoder import Item, MMMEBEncoder, model_input, model_meta
 from mmmeb_tasks.retrieval import MMMEBRetrieval
 
 
@@ -70,8 +70,8 @@ class Recorder(SentenceTransformer):
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    """Three pictures, of them one with transparency, and the third a copy of the first."""
+def images(tmp_path: Path) -> list[str]:
+    """Three images, of them one with transparency, and the third a copy of the first."""
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     for path, mode in zip(paths, ("RGB", "RGBA", "RGB"), strict=True):
         PILImage.new(mode, (4, 3), "red").save(path)
@@ -99,7 +99,7 @@ def encode(
 
 
 def seen(model: Recorder) -> list:
-    """What the model got; a picture as its mode and size."""
+    """What the model got; an image as its mode and size."""
 
     def plain(item: object) -> object:
         if isinstance(item, dict):
@@ -112,17 +112,17 @@ def seen(model: Recorder) -> list:
 RGB = ("RGB", (4, 3))
 
 
-def test_the_model_gets_the_exact_text_with_the_picture(pictures: list[str]) -> None:
+def test_the_model_gets_the_exact_text_with_the_image(images: list[str]) -> None:
     model = Recorder()
     encoder = MMMEBEncoder(model, show_progress=False)
-    encode(encoder, MiniI2TRanking, "en", "query", image=pictures[:2])
+    encode(encoder, MiniI2TRanking, "en", "query", image=images[:2])
     encode(encoder, MiniI2TRanking, "en", "document", text=["A dog. "], body=[" A dog. "])
     encode(encoder, MiniT2IRanking, "de", "query", text=["Ein Hund."])
-    encode(encoder, MiniT2IRanking, "de", "document", image=pictures[:1])
-    encode(encoder, MiniClassification, "it", "query", image=pictures[:1])
-    encode(encoder, MiniVQARanking, "fr", "query", image=pictures[:1], text=["quoi ?"])
-    encode(encoder, MiniGrounding, "es", "query", image=pictures[:1], text=["perro"])
-    encode(encoder, MiniGrounding, "es", "document", image=pictures[:1])
+    encode(encoder, MiniT2IRanking, "de", "document", image=images[:1])
+    encode(encoder, MiniClassification, "it", "query", image=images[:1])
+    encode(encoder, MiniVQARanking, "fr", "query", image=images[:1], text=["quoi ?"])
+    encode(encoder, MiniGrounding, "es", "query", image=images[:1], text=["perro"])
+    encode(encoder, MiniGrounding, "es", "document", image=images[:1])
     query = "Find an image caption describing the given everyday image"
     ground = 'Selecciona la parte de la imagen que aísla el objeto etiquetado como "perro"'
     assert seen(model) == [
@@ -141,10 +141,10 @@ def test_the_model_gets_the_exact_text_with_the_picture(pictures: list[str]) -> 
     assert {call["prompt"] for call in model.calls} == {""}
 
 
-def test_the_style_is_in_the_text_and_in_the_place_of_results(pictures: list[str]) -> None:
+def test_the_style_is_in_the_text_and_in_the_place_of_results(images: list[str]) -> None:
     model = Recorder()
     newline, plain = MMMEBEncoder(model, style="newline"), MMMEBEncoder(model)
-    encode(newline, MiniVQARanking, "en", "query", image=pictures[:1], text=["why"])
+    encode(newline, MiniVQARanking, "en", "query", image=images[:1], text=["why"])
     assert model.inputs[0]["text"].endswith("question: why?\n")
     paths = [ResultCache(Path("c")).get_task_result_path("T", e.mteb_model_meta) for e in (newline, plain)]
     assert paths[0] != paths[1]
@@ -152,15 +152,15 @@ def test_the_style_is_in_the_text_and_in_the_place_of_results(pictures: list[str
         MMMEBEncoder(model, style="loud")  # type: ignore[arg-type]
 
 
-def test_the_same_picture_and_text_are_encoded_once(pictures: list[str]) -> None:
+def test_the_same_image_and_text_are_encoded_once(images: list[str]) -> None:
     model = Recorder()
     encoder = MMMEBEncoder(model, show_progress=False)
-    one = encode(encoder, MiniI2TRanking, "en", "query", image=pictures)
+    one = encode(encoder, MiniI2TRanking, "en", "query", image=images)
     assert len(model.inputs) == 2  # the third is a copy of the first
     assert (one[0] == one[2]).all() and not (one[0] == one[1]).all()
-    two = encode(encoder, MiniI2TRanking, "en", "query", image=pictures[::-1])
+    two = encode(encoder, MiniI2TRanking, "en", "query", image=images[::-1])
     assert len(model.inputs) == 2 and (two == one[::-1]).all()
-    encode(encoder, MiniI2TRanking, "it", "query", image=pictures)
+    encode(encoder, MiniI2TRanking, "it", "query", image=images)
     assert len(model.inputs) == 4  # another text, another vector
     encode(encoder, MiniI2TRanking, "en", "document", text=["dog", "cat", "dog"])
     encode(encoder, MiniClassification, "en", "document", text=["dog", "bird"])
@@ -189,45 +189,45 @@ def test_the_batch_size_is_the_encoders_or_mtebs(own: int | None, used: int) -> 
     assert model.calls[0]["batch_size"] == used
 
 
-def test_a_text_only_model_is_refused_where_rows_have_a_picture(pictures: list[str]) -> None:
+def test_a_text_only_model_is_refused_where_rows_have_an_image(images: list[str]) -> None:
     encoder = MMMEBEncoder(Recorder(("text",)))
     assert encoder.mteb_model_meta.modalities == ["text"]
     with pytest.raises(ValueError, match="MiniVQARanking has rows of image with text, but .*text"):
-        encode(encoder, MiniVQARanking, "en", "query", image=pictures[:1], text=["x"])
+        encode(encoder, MiniVQARanking, "en", "query", image=images[:1], text=["x"])
     assert encode(encoder, MiniVQARanking, "en", "document", text=["x"]).shape == (1, 3)
 
 
-def test_a_model_that_takes_pictures_and_texts_apart_is_refused_for_both(
-    pictures: list[str],
+def test_a_model_that_takes_images_and_texts_apart_is_refused_for_both(
+    images: list[str],
 ) -> None:
     encoder = MMMEBEncoder(Recorder(("text", "image")), instructions=True)
     with pytest.raises(ValueError, match="rows of image with text"):
-        encode(encoder, MiniI2TRanking, "en", "query", image=pictures[:1])
+        encode(encoder, MiniI2TRanking, "en", "query", image=images[:1])
     together = MMMEBEncoder(Recorder(("text", "image", ("image", "text"))))  # type: ignore[arg-type]
-    assert encode(together, MiniI2TRanking, "en", "query", image=pictures[:1]).shape == (1, 3)
+    assert encode(together, MiniI2TRanking, "en", "query", image=images[:1]).shape == (1, 3)
 
 
-def test_a_broken_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
     encoder = MMMEBEncoder(Recorder(), show_progress=False)
-    with pytest.raises(ValueError, match="picture .*broken.png cannot be read"):
+    with pytest.raises(ValueError, match="image .*broken.png cannot be read"):
         encode(encoder, MiniI2TRanking, "en", "query", image=[str(tmp_path / "broken.png")])
 
 
-def test_a_picture_cut_off_in_the_middle_is_named(tmp_path: Path) -> None:
+def test_an_image_cut_off_in_the_middle_is_named(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     PILImage.fromarray(noise).save(tmp_path / "whole.png")
     cut = (tmp_path / "whole.png").read_bytes()[:2000]
     (tmp_path / "cut.png").write_bytes(cut)
     encoder = MMMEBEncoder(Recorder(), show_progress=False)
-    with pytest.raises(ValueError, match="picture .*cut.png cannot be read"):
+    with pytest.raises(ValueError, match="image .*cut.png cannot be read"):
         encode(encoder, MiniI2TRanking, "en", "query", image=[str(tmp_path / "cut.png")])
 
 
-def test_a_picture_that_is_too_large_is_named(pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_named(images: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 5)  # Pillow refuses twice as many; these have 12
-    with pytest.raises(ValueError, match="picture .*0.png cannot be read: .*exceeds limit"):
-        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "en", "query", image=pictures[:1])
+    with pytest.raises(ValueError, match="image .*0.png cannot be read: .*exceeds limit"):
+        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "en", "query", image=images[:1])
 
 
 def test_scores_of_another_precision_are_refused() -> None:
@@ -243,9 +243,9 @@ def test_scores_of_another_precision_are_refused() -> None:
         )
 
 
-def test_a_language_without_instructions_is_refused(pictures: list[str]) -> None:
+def test_a_language_without_instructions_is_refused(images: list[str]) -> None:
     with pytest.raises(ValueError, match="'pt'; known: en, it, es, fr, de"):
-        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "pt", "query", image=pictures[:1])
+        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "pt", "query", image=images[:1])
 
 
 def test_other_weights_are_another_revision_and_never_share_a_result() -> None:
@@ -280,15 +280,15 @@ def test_a_task_that_is_not_of_mmmeb_gets_the_models_own_prompts(name: str, side
     assert calls[0] == calls[1] == [("ask: ", 64)]
 
 
-def test_a_task_that_is_not_of_mmmeb_gets_pictures_and_refuses_to_lose_them(pictures: list[str]) -> None:
+def test_a_task_that_is_not_of_mmmeb_gets_images_and_refuses_to_lose_them(images: list[str]) -> None:
     metadata = MockSTSTask.metadata.model_copy(update={"modalities": ["image", "text"]})
     facts = {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default"}
     model = Recorder()
-    rows = loader(image=pictures[:1], text=["x"]).dataset
+    rows = loader(image=images[:1], text=["x"]).dataset
     MMMEBEncoder(model).encode(create_dataloader(rows, task_metadata=metadata), **facts)
     assert seen(model) == [{"image": RGB, "text": "x"}]
     with pytest.raises(ValueError, match="MockSTSTask has rows of image, but the model takes"):
-        MMMEBEncoder(Recorder(("text",))).encode(loader(image=pictures[:1]), **facts)
+        MMMEBEncoder(Recorder(("text",))).encode(loader(image=images[:1]), **facts)
 
 
 def test_other_prompts_are_another_revision() -> None:
@@ -323,9 +323,9 @@ def test_names(tmp_path: Path, folder: str, name: str | None, expected: str) -> 
     assert MMMEBEncoder(model, name=name).mteb_model_meta.name == expected
 
 
-def test_pictures_in_the_data_are_read_like_files(pictures: list[str]) -> None:
+def test_images_in_the_data_are_read_like_files(images: list[str]) -> None:
     model = Recorder()
-    rows = Dataset.from_dict({"image": [PILImage.open(path) for path in pictures[:1]]})
+    rows = Dataset.from_dict({"image": [PILImage.open(path) for path in images[:1]]})
     MMMEBEncoder(model, show_progress=False).encode(
         DataLoader(rows),
         task_metadata=MiniT2IRanking.metadata,
@@ -342,5 +342,5 @@ def test_similarity_is_the_cosine_in_float32() -> None:
     assert scores.dtype == torch.float32 and scores.item() == pytest.approx(24 / 25)
 
 
-def test_an_item_without_a_picture_is_its_text() -> None:
+def test_an_item_without_an_image_is_its_text() -> None:
     assert model_input(Item("a dog")) == "a dog"

@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from toys import Toy, write_published
 
-from mmmeb_tasks.encoder import MMMEBEncoder
+from mmmeb_tasks.data.published import published
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_benchmark
-from mmmeb_tasks.published import published
+from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.tasks import XTD10I2TRanking
-from recipes import evaluate
-from recipes.comparison import Cell, difference, gap, interval, markdown
-from recipes.queries_page import telling
+from recipes.evaluate import command as evaluate
+from recipes.evaluate.comparison import Cell, difference, gap, interval, markdown
+from recipes.evaluate.queries_page import telling
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_names_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     assert evaluate.parse_args(["./x", "--languages", "it", "deu"]).languages == ["ita", "deu"]
 
 
-def test_a_model_that_loses_pictures_is_refused_before_another_is_scored(
+def test_a_model_that_loses_images_is_refused_before_another_is_scored(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = place / "texts"

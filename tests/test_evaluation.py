@@ -10,9 +10,9 @@ from datasets import Dataset
 from sentence_transformers.sentence_transformer.evaluation import TranslationEvaluator
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st import parallel as parallel_module
-from xvlm2vec_st.evaluation import DriftEvaluator, parallel_evaluator
-from xvlm2vec_st.parallel import open_image
+from xvlm2vec_st.data import dataset as parallel_module
+from xvlm2vec_st.data.dataset import open_image
+from xvlm2vec_st.training.evaluation import DriftEvaluator, parallel_evaluator
 
 LANGUAGES = ("it", "de")
 
@@ -23,14 +23,14 @@ def model(family="llava"):
 
 @pytest.fixture(scope="module", params=["folder", "zip"])
 def rows(request, tmp_path_factory):
-    """Eight rows, two of three with a picture; rows 1 and 7 are the same but for their files."""
+    """Eight rows, two of three with an image; rows 1 and 7 are the same but for their files."""
     folder = tmp_path_factory.mktemp("held")
     found = []
     for number in range(8):
         file = None
         if number % 3:
             file = folder / f"{number}.png"
-            tiny.picture(number % 6).save(file)
+            tiny.random_image(number % 6).save(file)
         text = {"en": f"text {number % 6}", "it": f"t{number % 6}", "de": "ein" if number % 2 else None}
         found.append({"id": str(number), "image": file and str(file), **text})
     if request.param == "zip":
@@ -43,7 +43,7 @@ def rows(request, tmp_path_factory):
 
 
 def by_hand(rows, student, teacher):
-    """The host's evaluators over all inputs with their pictures, one at a time."""
+    """The host's evaluators over all inputs with their images, one at a time."""
 
     def given(row, language):
         if row["image"] is None:
@@ -83,12 +83,12 @@ def test_scores_are_the_hosts_in_batches_as_small_as_asked_for(rows, monkeypatch
     )
     sizes = watched(teacher, monkeypatch)
     evaluator = parallel_evaluator(rows, LANGUAGES, teacher, batch_size=3)
-    pictures = {row["id"] for row in rows if row["image"]}
-    assert set(opened) == pictures and set(opened.values()) == {1}
+    images = {row["id"] for row in rows if row["image"]}
+    assert set(opened) == images and set(opened.values()) == {1}
     assert max(sizes) <= 3 and sum(sizes) == 8
     sizes = watched(student, monkeypatch)
     assert evaluator(student) == pytest.approx(expected, abs=1e-5)
-    assert set(opened) == pictures and set(opened.values()) == {2}, "once a row"
+    assert set(opened) == images and set(opened.values()) == {2}, "once a row"
     assert max(sizes) <= 3 and sum(sizes) == 8 + 8 + 4, "each text once"
 
 

@@ -15,10 +15,11 @@ from datasets.exceptions import DatasetGenerationError
 from safetensors import SafetensorError
 
 import recipes
-from recipes import command, distill
-from recipes.numbers import BOUNDS
-from xvlm2vec_st.failures import reason
-from xvlm2vec_st.folders import Destination
+from recipes.distill import command as distill
+from recipes.shared import command
+from recipes.shared.numbers import BOUNDS
+from xvlm2vec_st.utils.failures import reason
+from xvlm2vec_st.utils.folders import Destination
 
 RUNNABLE = [
     name

@@ -1,4 +1,4 @@
-"""The published layout: names of files and pictures, fields, and every way a line can be wrong."""
+"""The published layout: names of files and images, fields, and every way a line can be wrong."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmmeb_tasks.files import KINDS, LAYOUTS, Kind, Row, data_file, picture_path, read_rows
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, Kind, Row, data_file, image_path, read_rows
 
 GOOD: dict[Kind, dict[str, object]] = {
     "i2t": {"id": "a", "img": "1", "captions": ["one", "two"]},
@@ -19,7 +19,7 @@ GOOD: dict[Kind, dict[str, object]] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with three pictures and no rows."""
+    """A data root with three images and no rows."""
     for name in ("d_images/1.jpg", "d_images/2.png", "crops/3.jpg", "datasets/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -52,8 +52,8 @@ def test_every_kind_is_read_and_the_gold_is_the_first_candidate(root: Path) -> N
         ("3.png", "r/d_images/3.png"),
     ],
 )
-def test_picture_names(name: str, path: str) -> None:
-    assert picture_path(Path("r"), "d", name) == Path(path)
+def test_image_names(name: str, path: str) -> None:
+    assert image_path(Path("r"), "d", name) == Path(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,8 +83,8 @@ def test_lines_are_read_lazily(root: Path) -> None:
         ("c", GOOD["c"] | {"classes": ["one", None]}, "'classes' holds None; needs strings"),
         ("c", GOOD["c"] | {"img": 1}, "'img' is 1; needs a string, or null"),
         ("vqa", GOOD["vqa"] | {"question": ["x"]}, "'question' is .*; needs a string"),
-        ("c", GOOD["c"] | {"img": "8"}, "picture '8' is not at .*d_images/8.jpg"),
-        ("t2i", GOOD["t2i"] | {"images": ["1", "q/8"]}, "picture 'q/8' is not at .*q/8.jpg"),
+        ("c", GOOD["c"] | {"img": "8"}, "image '8' is not at .*d_images/8.jpg"),
+        ("t2i", GOOD["t2i"] | {"images": ["1", "q/8"]}, "image 'q/8' is not at .*q/8.jpg"),
     ],
     ids=[
         "cut in half",
@@ -95,10 +95,10 @@ def test_lines_are_read_lazily(root: Path) -> None:
         "no candidates",
         "candidates are no list",
         "null candidate",
-        "picture name is no string",
+        "image name is no string",
         "question is no string",
-        "missing query picture",
-        "missing candidate picture",
+        "missing query image",
+        "missing candidate image",
     ],
 )
 def test_a_bad_line_names_file_line_and_value(root: Path, kind: Kind, line: object, message: str) -> None:

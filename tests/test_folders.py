@@ -10,10 +10,14 @@ import processes
 import pytest
 from kills import contents, killed_before
 
-from mmmeb_tasks import data as mmmeb_data
+from mmmeb_tasks.data import download as mmmeb_data
 from mmmeb_tasks.mini import write
-from recipes import add_language, demo, distill, evaluate, translate
-from xvlm2vec_st.folders import Destination, FileDestination, destination, moves
+from recipes import demo
+from recipes.add_language import command as add_language
+from recipes.distill import command as distill
+from recipes.evaluate import command as evaluate
+from recipes.translate import command as translate
+from xvlm2vec_st.utils.folders import Destination, FileDestination, destination, moves
 
 NEW = {"model": b"new", "1_Pooling/config.json": b"{}"}
 
@@ -308,7 +312,7 @@ def test_a_second_run_into_one_folder_ends_with_one_line(tmp_path):
 def test_a_killed_run_holds_nothing_though_its_child_lives_on(tmp_path):
     script = (
         "import os, time\n"
-        "from mmmeb_tasks.folders import Destination\n"
+        "from mmmeb_tasks.utils.folders import Destination\n"
         f"with Destination({str(tmp_path / 'out')!r}).hold():\n"
         "    child = os.fork()\n"
         "    if not child: print(os.getpid(), flush=True)\n"
@@ -361,7 +365,7 @@ def test_a_second_process_waits_for_the_mini_world_and_takes_it(tmp_path, monkey
 
 def test_the_benchmarks_data_are_moved_by_the_same_code():
     """Loaded without the package around it, which would import torch."""
-    script = "import sys, mmmeb_tasks.folders; print('torch' in sys.modules, mmmeb_tasks.folders.__file__)"
+    script = "import sys, mmmeb_tasks.utils.folders; print('torch' in sys.modules, mmmeb_tasks.utils.folders.__file__)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", script],
         capture_output=True,

@@ -9,14 +9,21 @@ import pytest
 import tiny
 from kills import contents
 
-from mmmeb_tasks import data as mmmeb_data
+from mmmeb_tasks.data import download as mmmeb_data
 from mmmeb_tasks.mini import write
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import add_language, demo, distill, evaluate, mini_teacher, text_embedder, translate
-from recipes.corpus.dictionary import mini_dictionary
-from recipes.language_work import keep_corpus
-from xvlm2vec_st import build, checkpoint
-from xvlm2vec_st.folders import Destination
+from recipes import demo
+from recipes.add_language import command as add_language
+from recipes.add_language.work import keep_corpus
+from recipes.distill import command as distill
+from recipes.evaluate import command as evaluate
+from recipes.experiments import text_embedder
+from recipes.experiments.mini_teacher import command as mini_teacher
+from recipes.translate import command as translate
+from recipes.translate.dictionary import mini_dictionary
+from xvlm2vec_st import build
+from xvlm2vec_st.building import builder as checkpoint
+from xvlm2vec_st.utils.folders import Destination
 
 THESIS = {"thesis.txt": b"three years of work"}
 
@@ -235,7 +242,7 @@ def test_a_corpus_that_appears_beside_a_new_model_stays(tmp_path):
     assert (folder / "parallel.jsonl").read_text() == "m.work"
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "queries.html", "pictures"])
+@pytest.mark.parametrize("name", ["scores.csv", "queries.html", "images"])
 def test_a_report_replaces_no_file_that_another_program_wrote(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(ValueError, match=f"{name} exists, and no earlier report wrote it; choose"):

@@ -29,17 +29,21 @@ from PIL import Image
 from slow import slow
 
 from mmmeb_tasks.__main__ import main as mmmeb_main
-from mmmeb_tasks.check import check
-from mmmeb_tasks.files import LAYOUTS, read_rows
-from mmmeb_tasks.published import files
-from recipes import add_language, demo, distill, evaluate, translate
-from recipes.corpus.memory import check_run, read_memory
-from recipes.corpus.sources import Options, read_sources
-from recipes.language_work import settle
+from mmmeb_tasks.data.check import check
+from mmmeb_tasks.data.layout import LAYOUTS, read_rows
+from mmmeb_tasks.data.published import files
+from recipes import demo
+from recipes.add_language import command as add_language
+from recipes.add_language.work import settle
+from recipes.distill import command as distill
+from recipes.evaluate import command as evaluate
+from recipes.translate import command as translate
+from recipes.translate.sources import Options, read_sources
+from recipes.translate.translation_memory import check_run, read_memory
 from xvlm2vec_st import load_parallel
-from xvlm2vec_st.folders import Destination
-from xvlm2vec_st.parallel import open_image
-from xvlm2vec_st.streaming import ParallelStream
+from xvlm2vec_st.data.dataset import open_image
+from xvlm2vec_st.data.stream import ParallelStream
+from xvlm2vec_st.utils.folders import Destination
 
 MANY = int(os.environ.get("XVLM2VEC_FUZZ", "1000"))
 ROWS = [
@@ -137,7 +141,7 @@ def tarred() -> bytes:
 
 def sources(path: Path, columns: dict[str, str] | None = None) -> object:
     """The rows of a source as `recipes.translate` reads them."""
-    options = Options(languages=["it"], columns=columns or {}, pictures=path.parent / "pictures")
+    options = Options(languages=["it"], columns=columns or {}, image_output=path.parent / "images")
     return read_sources([str(path)], options)
 
 
@@ -180,7 +184,7 @@ def mmmeb_rows(kind: str) -> list[dict[str, object]]:
     row: dict[str, object] = {"id": "1"}
     row |= {layout.image: "one.png"} if layout.image else {}
     row |= {layout.text: "a dog"} if layout.text else {}
-    return [row | {layout.candidates: ["one.png", "one.png"] if layout.pictures else ["a", "b"]}] * 2
+    return [row | {layout.candidates: ["one.png", "one.png"] if layout.images else ["a", "b"]}] * 2
 
 
 def configuration(path: Path) -> object:
@@ -313,9 +317,9 @@ def fuzz(name: str, folder: Path, count: int) -> None:
     """Read changed files, and collect what is wrong."""
     reader = READERS[name]
     (folder / "datasets").mkdir()
-    for pictures in (folder, folder / "mini_images", folder / "xm_images"):
-        pictures.mkdir(parents=True, exist_ok=True)
-        (pictures / "one.png").write_bytes(png())
+    for images in (folder, folder / "mini_images", folder / "xm_images"):
+        images.mkdir(parents=True, exist_ok=True)
+        (images / "one.png").write_bytes(png())
     (folder / "news.it").write_text("un cane\nun gatto\n")
     path = folder / reader.name
     path.write_bytes(valid(reader))

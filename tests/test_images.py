@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.images import open_image
-from xvlm2vec_st.parallel import upright_size
+from xvlm2vec_st.data.dataset import upright_size
+from xvlm2vec_st.images.opening import open_image
 from xvlm2vec_st.phi3v.image_processing import read_rgb
 
-PICTURE = tiny.picture()
-PIXELS = np.asarray(PICTURE)
+IMAGE = tiny.random_image()
+PIXELS = np.asarray(IMAGE)
 
 
 def bytes_of(image, kind="PNG", **options):
@@ -37,8 +37,8 @@ def bytes_of(image, kind="PNG", **options):
         torch.tensor(PIXELS),
         torch.tensor(PIXELS).permute(2, 0, 1),
         torch.tensor(PIXELS).to(torch.bfloat16),
-        bytes_of(PICTURE),
-        io.BytesIO(bytes_of(PICTURE)),
+        bytes_of(IMAGE),
+        io.BytesIO(bytes_of(IMAGE)),
     ],
 )
 def test_every_form_gives_the_same_pixels(given):
@@ -48,8 +48,8 @@ def test_every_form_gives_the_same_pixels(given):
 def test_paths_of_both_kinds_and_base64(tmp_path):
     import base64
 
-    (tmp_path / "a.png").write_bytes(bytes_of(PICTURE))
-    text = base64.b64encode(bytes_of(PICTURE)).decode()
+    (tmp_path / "a.png").write_bytes(bytes_of(IMAGE))
+    text = base64.b64encode(bytes_of(IMAGE)).decode()
     for given in (tmp_path / "a.png", str(tmp_path / "a.png"), text, f"data:image/png;base64,{text}"):
         assert np.array_equal(np.asarray(open_image(given)), PIXELS)
 
@@ -84,14 +84,14 @@ def test_arrays_with_transparency_and_one_channel():
 def test_a_row_has_one_embedding_alone_and_beside_another_text(tmp_path):
     """Whatever its image is given as."""
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
-    clear = tiny.picture(3).quantize(8)
+    clear = tiny.random_image(3).quantize(8)
     clear.save(tmp_path / "clear.png", transparency=0)
-    clear.save(tmp_path / "clear.gif", save_all=True, append_images=[tiny.picture(4).quantize(8)])
-    tiny.picture(5).save(tmp_path / "a.bmp")
+    clear.save(tmp_path / "clear.gif", save_all=True, append_images=[tiny.random_image(4).quantize(8)])
+    tiny.random_image(5).save(tmp_path / "a.bmp")
     Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
     forms = [tmp_path / name for name in ("clear.png", "clear.gif", "a.bmp", "deep.png")]
-    forms += [str(forms[0]), bytes_of(PICTURE), PIXELS / 255, tiny.picture(6).convert("RGBA")]
-    forms += [tiny.picture(7, width=60, height=3), np.asarray(tiny.picture(7, width=60, height=3))]
+    forms += [str(forms[0]), bytes_of(IMAGE), PIXELS / 255, tiny.random_image(6).convert("RGBA")]
+    forms += [tiny.random_image(7, width=60, height=3), np.asarray(tiny.random_image(7, width=60, height=3))]
     for form in forms:
         rows = [{"image": form, "text": text} for text in ("a", "bb", "c")]
         together = ours.encode(rows)
@@ -104,7 +104,7 @@ def test_a_strip_is_what_stock_makes_of_it():
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
     stock = sentence_transformers.SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
     for height in (1, 3, 4):
-        strip = tiny.picture(height=height)
+        strip = tiny.random_image(height=height)
         rows = [{"image": form, "text": "a"} for form in (strip, np.asarray(strip), strip)]
         want = np.stack([stock.encode([row])[0] for row in rows[:1]])
         assert np.abs(ours.encode(rows)[[0, 2]] - want).max() < 1e-5
@@ -112,10 +112,10 @@ def test_a_strip_is_what_stock_makes_of_it():
 
 def test_an_unreadable_image_is_named_with_its_row_and_file(tmp_path):
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
-    (tmp_path / "cut.png").write_bytes(bytes_of(PICTURE)[:900])
-    closed = Image.open(io.BytesIO(bytes_of(PICTURE)))
+    (tmp_path / "cut.png").write_bytes(bytes_of(IMAGE)[:900])
+    closed = Image.open(io.BytesIO(bytes_of(IMAGE)))
     closed.close()
-    good = {"image": PICTURE, "text": "a much longer text, which is encoded first"}
+    good = {"image": IMAGE, "text": "a much longer text, which is encoded first"}
     for bad, match in (
         (str(tmp_path / "cut.png"), r"cut\.png"),
         (closed, "PngImageFile"),
@@ -129,7 +129,7 @@ def test_an_unreadable_image_is_named_with_its_row_and_file(tmp_path):
 def test_too_many_pixels_are_one_error_in_every_door(tmp_path, monkeypatch):
     from xvlm2vec_st import load_parallel
 
-    (tmp_path / "big.png").write_bytes(bytes_of(PICTURE))
+    (tmp_path / "big.png").write_bytes(bytes_of(IMAGE))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (tmp_path / "c.jsonl").write_text('{"id": "r7", "image": "big.png", "en": "a", "it": "b"}\n')
     path = str(tmp_path / "big.png")
@@ -149,9 +149,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 def test_damaged_exif_is_named(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
-    data = bytes_of(PICTURE, "JPEG", exif=exif)
+    data = bytes_of(IMAGE, "JPEG", exif=exif)
     (tmp_path / "good.jpg").write_bytes(data)
-    assert upright_size(str(tmp_path / "good.jpg"), "r7") == PICTURE.size[::-1] == open_image(data).size
+    assert upright_size(str(tmp_path / "good.jpg"), "r7") == IMAGE.size[::-1] == open_image(data).size
     start = data.index(b"Exif") + 6
     for bad in (
         data[:start] + b"XX" + data[start + 2 :],
@@ -166,7 +166,7 @@ def test_damaged_exif_is_named(tmp_path):
 
 def test_none_is_left_out_and_an_empty_text_has_one_meaning():
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
-    rows = [{"image": PICTURE, "text": None}, {"image": PICTURE, "text": ""}, PICTURE, {"image": PICTURE}]
+    rows = [{"image": IMAGE, "text": None}, {"image": IMAGE, "text": ""}, IMAGE, {"image": IMAGE}]
     found = ours.encode(rows)
     assert np.abs(found - found[2]).max() < 1e-5
     texts = ours.encode([{"image": None, "text": "a"}, "a", ""])
@@ -182,17 +182,17 @@ def test_an_empty_text_without_a_token_is_refused(monkeypatch):
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
     plain = processors.TemplateProcessing(single="$A", special_tokens=[])
     ours.tokenizer.backend_tokenizer.post_processor = plain
-    for rows, place in (([""], 0), (["a", ""], 1), ([{"image": PICTURE, "text": "x"}, "", "a"], 1)):
+    for rows, place in (([""], 0), (["a", ""], 1), ([{"image": IMAGE, "text": "x"}, "", "a"], 1)):
         with pytest.raises(ValueError, match=rf"^row {place}: the text is empty and the model adds no token"):
             ours.encode(rows)
-    assert np.linalg.norm(ours.encode([{"image": PICTURE, "text": ""}])[0]) > 0.9
+    assert np.linalg.norm(ours.encode([{"image": IMAGE, "text": ""}])[0]) > 0.9
 
 
 def test_a_row_that_is_cut_keeps_the_templates_closing_tokens():
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
     ours[0].processor.chat_template += "{{- '</s>' -}}"
     ours.max_seq_length = 60
-    rows = ["x" * 90, {"image": PICTURE, "text": "x" * 90}, {"image": PICTURE, "text": "y" * 90}]
+    rows = ["x" * 90, {"image": IMAGE, "text": "x" * 90}, {"image": IMAGE, "text": "y" * 90}]
     for group in (rows, rows[:1], rows[1:2]):
         features = ours[0].preprocess(group)
         assert features["attention_mask"].sum(-1).tolist() == [60] * len(group)

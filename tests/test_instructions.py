@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmmeb_tasks.files import KINDS, Kind
+from mmmeb_tasks.data.layout import KINDS, Kind
 from mmmeb_tasks.instructions import (
     BARE_LABELS,
     OURS,

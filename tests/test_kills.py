@@ -21,9 +21,13 @@ from kills import REFUSED, contents, killed_after, killed_before, to_the_end
 from slow import slow
 from toys import write_published
 
-from mmmeb_tasks import data
+from mmmeb_tasks.data import download as data
 from mmmeb_tasks.mini import TEACHER, write
-from recipes import add_language, demo, distill, evaluate, translate
+from recipes import demo
+from recipes.add_language import command as add_language
+from recipes.distill import command as distill
+from recipes.evaluate import command as evaluate
+from recipes.translate import command as translate
 from xvlm2vec_st import build
 
 SHORT = ["--tasks", "c", "--queries", "100", "--eval-rows", "4", "--batch-size", "4", "--steps", "3"]
@@ -134,7 +138,7 @@ def evaluating(inputs):
 
 def report(folder):
     """All of a report but mteb's own files, which say when they were written."""
-    names = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "queries.html", "pictures")
+    names = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "queries.html", "images")
     found = contents(folder / "out")
     return {name: data for name, data in found.items() if name.split("/")[0] in names}
 

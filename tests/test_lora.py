@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
-from xvlm2vec_st.lora import TARGETS
-from xvlm2vec_st.teacher import AdapterTeacher, FrozenTeacher
+from xvlm2vec_st.building.lora import TARGETS
+from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher
 
 VISION = re.compile("vision|visual|connector|projector|img_")
 
@@ -43,7 +43,7 @@ def test_the_language_model_only(family):
 def test_with_its_adapter_off_the_student_is_the_base(family):
     base, student = SentenceTransformer(str(tiny.embedder(family))), adapted(family, dropout=0.5)
     student.train()
-    inputs = [{"image": tiny.picture(), "text": "what?"}, {"image": tiny.picture(), "text": "who?"}]
+    inputs = [{"image": tiny.random_image(), "text": "what?"}, {"image": tiny.random_image(), "text": "who?"}]
     features = student.preprocess(inputs)
     expected = FrozenTeacher(base).states(features)["token_embeddings"]
     found = AdapterTeacher(student).states(features)["token_embeddings"]

@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from xvlm2vec_st.distillation import distillation_parts
-from xvlm2vec_st.losses import check_options, cosine, errors, similarity_divergence, squared, unit_length
+from xvlm2vec_st.distillation.loss import distillation_parts
+from xvlm2vec_st.distillation.loss_terms import (
+    check_options,
+    cosine,
+    errors,
+    similarity_divergence,
+    squared,
+    unit_length,
+)
 
 ROWS = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
 GOOD = {"width": 4, "form": "mse", "english_weight": 0.5, "similarity": 0, "temperature": 1, "dims": ()}

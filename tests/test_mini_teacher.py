@@ -12,9 +12,9 @@ from mmmeb_tasks.mini.scenes import Scene, boxes
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import load_world
 from mmmeb_tasks.mini.write import write_benchmark
-from recipes import mini_teacher
-from recipes.mini_model import build_model, build_tokenizer
-from recipes.mini_tower import patch_labels, train_tower
+from recipes.experiments.mini_teacher import command as mini_teacher
+from recipes.experiments.mini_teacher.model import build_model, build_tokenizer
+from recipes.experiments.mini_teacher.tower import patch_labels, train_tower
 
 LANGUAGES = ["en", "it", "es", "fr", "de"]
 
@@ -26,7 +26,7 @@ def test_the_bundle_is_small_stock_and_has_a_card():
     assert all(module["type"].startswith("sentence_transformers.") for module in modules)
     assert json.loads((TEACHER / "config.json").read_text())["model_type"] == "llava"
     card = (TEACHER / "README.md").read_text()
-    assert "python -m recipes.mini_teacher" in card and "torch 2" in card and "| en |" in card
+    assert "python -m recipes.experiments.mini_teacher" in card and "torch 2" in card and "| en |" in card
 
 
 def test_its_tokenizer_is_the_one_the_recipe_makes():
@@ -48,7 +48,7 @@ def test_any_script_has_tokens(teacher):
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_a_prompt_stands_after_the_picture_and_before_the_text(teacher):
+def test_a_prompt_stands_after_the_image_and_before_the_text(teacher):
     message = [
         {"role": "system", "content": [{"type": "text", "text": "Find: "}]},
         {"role": "user", "content": [{"type": "text", "text": "dog"}, {"type": "image", "image": None}]},

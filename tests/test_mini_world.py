@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from mmmeb_tasks.files import KINDS, data_file, read_rows
-from mmmeb_tasks.mini import build, scenes, write
+from mmmeb_tasks.data.layout import KINDS, data_file, read_rows
+from mmmeb_tasks.mini import bundle as build
+from mmmeb_tasks.mini import scenes, write
 from mmmeb_tasks.mini.phrases import PHRASES, RELATIONS, phrases
 from mmmeb_tasks.mini.world import LANGUAGES, load_world
 
@@ -51,7 +52,7 @@ def test_train_and_test_scenes_share_no_pair():
     test = {frozenset((s.subject, s.other)) for s in scenes.test_scenes(world, 600)}
     assert len(train) > 3000 and len(test) == 300
     assert not train & test
-    # single concepts are shared: nothing in the test is a picture of a thing never seen
+    # single concepts are shared: nothing in the test is an image of a thing never seen
     assert {c for pair in test for c in pair} <= {c for pair in train for c in pair}
 
 
@@ -133,7 +134,7 @@ def test_no_other_crop_of_the_named_thing_is_a_candidate(benchmark):
         assert shown[0] == row.text and row.text not in shown[1:]
 
 
-def test_corpus_rows_hold_every_language_and_their_pictures(corpus):
+def test_corpus_rows_hold_every_language_and_their_images(corpus):
     rows = [json.loads(line) for line in (corpus / "parallel.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 400 and len({row["id"] for row in rows}) == 400
     assert sum(row["image"] is not None for row in rows) == 200
@@ -143,8 +144,8 @@ def test_corpus_rows_hold_every_language_and_their_pictures(corpus):
         assert all(row[language] for language in ("en", "it", "pt", "fi"))
         assert row["image"] is None or Image.open(corpus / row["image"]).size[0] > 0
     # Portuguese has phrases and no instructions of the paper; Finnish has CLDR names only
-    pictured = next(row for row in rows if row["id"].endswith("/vqa"))
-    assert pictured["pt"].startswith("Represent the given image") and "o que há" in pictured["pt"]
+    with_image = next(row for row in rows if row["id"].endswith("/vqa"))
+    assert with_image["pt"].startswith("Represent the given image") and "o que há" in with_image["pt"]
     assert any("⬅" in row["fi"] for row in rows)
 
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmmeb_tasks import data
-from mmmeb_tasks.check import _picture_fault, check
-from mmmeb_tasks.cli import table
-from mmmeb_tasks.data import unzip
-from mmmeb_tasks.files import OUTSIDE, read_rows
-from mmmeb_tasks.items import Item, model_input
-from mmmeb_tasks.published import files
-from recipes.comparison import Cell, markdown, scores_chart
-from recipes.evaluate import write_csv
-from recipes.queries_page import _Page
-from recipes.report import _sheet_html
+from mmmeb_tasks.data import download as data
+from mmmeb_tasks.data.check import _image_fault, check
+from mmmeb_tasks.data.download import unzip
+from mmmeb_tasks.data.layout import OUTSIDE, read_rows
+from mmmeb_tasks.data.published import files
+from mmmeb_tasks.models.inputs import Item, model_input
+from mmmeb_tasks.plugin.cli import table
+from recipes.evaluate.command import write_csv
+from recipes.evaluate.comparison import Cell, markdown, scores_chart
+from recipes.evaluate.queries_page import _Page
+from recipes.shared.report import _sheet_html
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_an_image_lies_in_the_data_folder_unless_it_is_allowed(root, way, monkey
         "link to a file": "link.png",
         "link to a folder": "linked/secret.png",
     }[way]
-    with pytest.raises(ValueError, match=f"line 1: picture .* lies outside the data folder, .*{OUTSIDE}=1"):
+    with pytest.raises(ValueError, match=f"line 1: image .* lies outside the data folder, .*{OUTSIDE}=1"):
         first(root, img=name)
     assert first(root).image == root / "d_images" / "1.png"
     monkeypatch.setenv(OUTSIDE, "1")
@@ -168,7 +168,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_a_page_shows_each_image_as_itself(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     page, shown = _Page([], {}, tmp_path), []
     names = ("x/z/1.png", "y/z/1.png", "x/z/a#b?c%20.png", 'x/z/"onerror="a(1)" x=\'.png', "x/z/<b>.png")
     for number, name in enumerate(names):
@@ -187,11 +187,11 @@ def test_a_page_shows_each_image_as_itself(tmp_path):
 
 
 def test_names_and_texts_are_escaped_on_the_contact_sheet(tmp_path):
-    picture = tmp_path / '"onerror="alert(1)" x=".png'
-    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    image = tmp_path / '"onerror="alert(1)" x=".png'
+    Image.new("RGB", (4, 4)).save(image, "PNG")
     _sheet_html(
         {"en": "<script>alert(1)</script>"},
-        {name: {"en": [(picture, True)]} for name in ("teacher", "student")},
+        {name: {"en": [(image, True)]} for name in ("teacher", "student")},
         tmp_path,
     )
     found = Tags((tmp_path / "contact.html").read_text("utf-8")).found
@@ -233,7 +233,7 @@ def test_an_image_that_cannot_be_read_is_named_whatever_the_decoder_raises(root,
     for error in (RuntimeError("broken \x1b"), struct.error("short"), TypeError("bad tag"), KeyError("x")):
         with monkeypatch.context() as patched:
             patched.setattr("PIL.Image.open", fail)
-            assert _picture_fault(path) == str(error)
+            assert _image_fault(path) == str(error)
             with pytest.raises(ValueError, match="1.png cannot be read: ") as raised:
                 model_input(Item(None, "hash", path))
             assert "\x1b" not in str(raised.value)

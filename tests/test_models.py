@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from toys import Toy, write_published
 
-from mmmeb_tasks import baselines, models
-from mmmeb_tasks.encoder import MMMEBEncoder
 from mmmeb_tasks.mini import TEACHER
-from mmmeb_tasks.models import Registry, declared, folder_meta
+from mmmeb_tasks.models import baselines
+from mmmeb_tasks.models import local_folders as models
+from mmmeb_tasks.models.encoder import MMMEBEncoder
+from mmmeb_tasks.models.local_folders import Registry, declared, folder_meta
 from mmmeb_tasks.tasks import MaXMRanking
 
 
@@ -162,7 +163,7 @@ def tiny_clip(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder))
 
 
-def test_clip_takes_pictures_and_texts_apart_and_is_scored_on_both(tmp_path: Path) -> None:
+def test_clip_takes_images_and_texts_apart_and_is_scored_on_both(tmp_path: Path) -> None:
     model = tiny_clip(tmp_path / "clip")
     encoder = MMMEBEncoder(model, show_progress=False)
     assert (encoder.style, encoder.mteb_model_meta.modalities) == (None, ["text", "image"])
@@ -182,11 +183,11 @@ class Towers(Toy):
         self.loaded.append((name, revision))
 
     def encode(self, inputs: list, **kwargs: object) -> np.ndarray:
-        """Texts by their number, pictures by theirs."""
+        """Texts by their number, images by theirs."""
         return super().encode([i if isinstance(i, str) else {"image": i, "text": ""} for i in inputs])
 
 
-def test_clip_vit_b_32_multilingual_has_its_picture_partner(tmp_path: Path, monkeypatch) -> None:
+def test_clip_vit_b_32_multilingual_has_its_image_partner(tmp_path: Path, monkeypatch) -> None:
     import sentence_transformers
 
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", Towers)
@@ -204,7 +205,7 @@ def test_clip_vit_b_32_multilingual_has_its_picture_partner(tmp_path: Path, monk
     assert results.task_results[0].get_score() < 1  # what a sum can tell
 
 
-def test_m_clip_is_the_mean_of_xlm_r_mapped_to_the_picture_tower(tmp_path: Path, monkeypatch) -> None:
+def test_m_clip_is_the_mean_of_xlm_r_mapped_to_the_image_tower(tmp_path: Path, monkeypatch) -> None:
     """The published files in small: config, weights with a pooler and positions, a tokenizer."""
     tiny_clip(tmp_path / "clip")  # for its tokenizer
     config = transformers.XLMRobertaConfig(
@@ -230,7 +231,7 @@ def test_m_clip_is_the_mean_of_xlm_r_mapped_to_the_picture_tower(tmp_path: Path,
         asked.append((architecture, pretrained))
         vision = torch.nn.Linear(1, 6)
         vision.encode_image = lambda pixels: pixels.flatten(1)[:, :6]
-        return vision, None, lambda picture: torch.tensor(np.array(picture)).float()
+        return vision, None, lambda image: torch.tensor(np.array(image)).float()
 
     monkeypatch.setitem(sys.modules, "open_clip", SimpleNamespace(create_model_and_transforms=create))
     model = mteb.get_model("M-CLIP/XLM-Roberta-Large-Vit-B-16Plus", device="cpu")
@@ -240,8 +241,8 @@ def test_m_clip_is_the_mean_of_xlm_r_mapped_to_the_picture_tower(tmp_path: Path,
     with torch.inference_mode():
         one = tower(**tokenizer(["en name 3"], return_tensors="pt")).last_hidden_state.mean(1)
         assert found[0] == pytest.approx(linear(one)[0].numpy(), abs=1e-6)
-    pictures = model.pictures([PILImage.new("RGB", (2, 2), (1, 2, 3))], 32)
-    assert pictures.tolist() == [[1, 2, 3, 1, 2, 3]]
+    images = model.images([PILImage.new("RGB", (2, 2), (1, 2, 3))], 32)
+    assert images.tolist() == [[1, 2, 3, 1, 2, 3]]
 
     del state["LinearTransformation.bias"]
     torch.save(state, tmp_path / "pytorch_model.bin")

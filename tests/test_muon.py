@@ -2,7 +2,7 @@
 
 import torch
 
-from recipes.muon import Muon, orthogonalised
+from recipes.shared.muon import Muon, orthogonalised
 
 
 def test_a_step_on_a_matrix_is_orthogonal_and_of_the_asked_size():

@@ -45,9 +45,21 @@ def test_packages_do_not_import_recipes_and_xvlm2vec_st_knows_nothing_of_mmmeb()
             assert not found, path
 
 
+def test_the_wheel_holds_every_package():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = set()
+    for name in ("xvlm2vec_st", "mmmeb_tasks", "recipes"):
+        for path in (ROOT / name).rglob("__init__.py"):
+            package = ".".join(path.parent.relative_to(ROOT).parts)
+            found.add(package.replace("recipes", "xvlm2vec_recipes", 1) if name == "recipes" else package)
+    assert set(setuptools["packages"]) == found and setuptools["packages"] == sorted(found)
+
+
 def test_bundled_files_are_package_data():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]
+    setuptools = project["tool"]["setuptools"]
+    patterns = setuptools["package-data"]
     for package, pattern in ((p, pattern) for p, listed in patterns.items() for pattern in listed):
-        assert list((ROOT / package).glob(pattern)), (package, pattern)
+        folder = setuptools["package-dir"].get(package, package)
+        assert list((ROOT / folder).glob(pattern)), (package, pattern)
     assert not any("torchvision" in need for need in project["project"]["dependencies"])

@@ -13,10 +13,10 @@ import torch
 from PIL import ExifTags, Image
 
 from xvlm2vec_st import SentenceTransformer, load_parallel
-from xvlm2vec_st import parallel as parallel_module
-from xvlm2vec_st.cache import item_key
-from xvlm2vec_st.parallel import ParallelCollator, check_languages, parse_row, read_parallel
-from xvlm2vec_st.streaming import ParallelStream
+from xvlm2vec_st.data import dataset as parallel_module
+from xvlm2vec_st.data.dataset import ParallelCollator, check_languages, parse_row, read_parallel
+from xvlm2vec_st.data.stream import ParallelStream
+from xvlm2vec_st.distillation.teacher_cache import item_key
 
 GOOD = [
     {"id": "a", "image": "p/one.png", "en": "dog", "it": "cane", "de": "Hund"},
@@ -99,7 +99,7 @@ def test_a_bad_line_is_named(folder, line, message):
         load_parallel(path, ["it"])
 
 
-def test_a_picture_that_went_since_the_last_time_is_missed(folder):
+def test_an_image_that_went_since_the_last_time_is_missed(folder):
     path = corpus(folder, GOOD)
     assert load_parallel(path, ["it"])["image"][0]
     (folder / "p" / "one.png").unlink()
@@ -108,7 +108,7 @@ def test_a_picture_that_went_since_the_last_time_is_missed(folder):
 
 
 @pytest.mark.parametrize("images", [None, "."])
-def test_pictures_of_a_corpus_named_from_here_have_absolute_paths(folder, monkeypatch, images):
+def test_images_of_a_corpus_named_from_here_have_absolute_paths(folder, monkeypatch, images):
     corpus(folder, GOOD)
     monkeypatch.chdir(folder)
     rows = [load_parallel("parallel.jsonl", ["it"], images=images)[0]]
@@ -142,27 +142,27 @@ def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_named(folder):
             read()
 
 
-def test_a_picture_is_as_upright_as_by_its_path(tmp_path):
+def test_an_image_is_as_upright_as_by_its_path(tmp_path):
     path = str(tmp_path / "turned.jpg")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.linear_gradient("L").resize((40, 20)).save(path, exif=exif)
-    picture = parallel_module.open_image(path, "x", decode=True)
-    assert picture.size == (20, 40) == parallel_module.upright_size(path, "x")
-    assert item_key({"image": picture, "text": "a"}) == item_key({"image": path, "text": "a"})
+    image = parallel_module.open_image(path, "x", decode=True)
+    assert image.size == (20, 40) == parallel_module.upright_size(path, "x")
+    assert item_key({"image": image, "text": "a"}) == item_key({"image": path, "text": "a"})
 
 
-def test_a_picture_that_is_none_is_named(folder):
-    (folder / "p" / "text.png").write_text("not a picture")
+def test_an_image_that_is_none_is_named(folder):
+    (folder / "p" / "text.png").write_text("not an image")
     path = corpus(folder, [{"id": "x", "image": "p/text.png", "en": "dog", "it": "cane"}])
     with pytest.raises(ValueError, match="row x: image .*text.png cannot be read"):
         load_parallel(path, ["it"])
 
 
-def test_a_picture_cut_in_half_is_named_when_it_is_decoded(folder):
-    picture = folder / "p" / "cut.png"
-    Image.effect_noise((64, 64), 50).save(picture)
-    picture.write_bytes(picture.read_bytes()[:1000])
+def test_an_image_cut_in_half_is_named_when_it_is_decoded(folder):
+    image = folder / "p" / "cut.png"
+    Image.effect_noise((64, 64), 50).save(image)
+    image.write_bytes(image.read_bytes()[:1000])
     path = corpus(folder, [{"id": "x", "image": "p/cut.png", "en": "dog", "it": "cane"}])
     data = load_parallel(path, ["it"])
     with pytest.raises(ValueError, match="row x: image .*cut.png cannot be read: .*truncated"):
@@ -225,7 +225,7 @@ def test_several_files_are_one_corpus(folder, read):
 
 
 @pytest.mark.parametrize("read", [load_parallel, lambda path, *a, **k: ParallelStream([path], *a, **k)])
-def test_pictures_in_what_is_not_read_are_refused(folder, read):
+def test_images_in_what_is_not_read_are_refused(folder, read):
     with pytest.raises(ValueError, match=r"all.tar.gz: neither a folder nor a file of .zip, .tar, .parquet"):
         read(corpus(folder, GOOD), ["it"], images=folder / "all.tar.gz")
 
@@ -240,7 +240,7 @@ def fake_preprocess(inputs):
     return {"input_ids": torch.tensor([len(text) for text in texts])}
 
 
-def test_collator_groups_by_side_and_picture(folder):
+def test_collator_groups_by_side_and_image(folder):
     data = load_parallel(corpus(folder, GOOD), ["it", "de"])
     batch = ParallelCollator(fake_preprocess, languages=["it", "de"])(list(data))
     got = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
@@ -265,23 +265,23 @@ def test_collator_groups_by_side_and_picture(folder):
     }
 
 
-def test_a_batch_without_pictures_gets_a_stand_in_where_asked(folder):
+def test_a_batch_without_images_gets_a_stand_in_where_asked(folder):
     data = load_parallel(corpus(folder, GOOD), ["it", "de"])
     options = {"languages": ["it", "de"], "shared": True, "stand_in": True, "given": True}
     collate = ParallelCollator(fake_preprocess, **options)
-    with_picture, without = collate([data[0], data[1]]), collate([data[1], data[2]])
-    assert with_picture["texts_row"].tolist() == [0, 0, 0, 1, 1]
+    with_image, without = collate([data[0], data[1]]), collate([data[1], data[2]])
+    assert with_image["texts_row"].tolist() == [0, 0, 0, 1, 1]
     assert without["texts_row"].tolist() == [0, 0, 1, 1, -1]
     assert without["texts_given"] == ["a cat", "red apple"], "the stand-in has no target"
 
 
-def test_pictures_are_resized_where_asked(folder):
+def test_images_are_resized_where_asked(folder):
     data = load_parallel(corpus(folder, GOOD[:1]), ["it"])
     collate = ParallelCollator(fake_preprocess, languages=["it"], given=True, image_size=7)
     assert collate([data[0]])["en_image_given"][0]["image"].size == (7, 7)
 
 
-def test_a_picture_is_decoded_once_for_all_its_languages(folder, monkeypatch):
+def test_an_image_is_decoded_once_for_all_its_languages(folder, monkeypatch):
     seen, decoded = [], []
     original = parallel_module.open_image
 
@@ -297,12 +297,12 @@ def test_a_picture_is_decoded_once_for_all_its_languages(folder, monkeypatch):
     monkeypatch.setattr(parallel_module, "open_image", counting)
     ParallelCollator(looking, languages=["it", "de"])([data[0]])
     assert len(decoded) == 1 and decoded[0][1]
-    assert len(seen) == 3 and all(picture is seen[0] for picture in seen)
+    assert len(seen) == 3 and all(image is seen[0] for image in seen)
     assert seen[0].mode == "RGB"
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_row_with_its_picture_may_be_as_long_as_the_model_takes(folder, shared):
+def test_a_row_with_its_image_may_be_as_long_as_the_model_takes(folder, shared):
     model = SentenceTransformer(str(tiny.embedder("llava")))
     row = {"id": "r", "image": str(folder / "p" / "one.png"), "en": "red apple", "it": None}
     given = {"image": Image.open(row["image"]), "text": row["en"]}
@@ -312,5 +312,5 @@ def test_a_row_with_its_picture_may_be_as_long_as_the_model_takes(folder, shared
     collate = ParallelCollator(model.preprocess, **options)
     (ids,) = (value for key, value in collate([row]).items() if key.endswith("input_ids"))
     assert ids.shape == (1, length)
-    with pytest.raises(ValueError, match=f"row r: its en text with its picture is longer than the {length} "):
+    with pytest.raises(ValueError, match=f"row r: its en text with its image is longer than the {length} "):
         collate([row | {"en": "red apples"}])

@@ -8,8 +8,10 @@ import pytest
 import tiny
 from test_build_adapters import lora
 
-from recipes import add_language, distill
-from xvlm2vec_st import SentenceTransformer, build, lora_config, peft_version
+from recipes.add_language import command as add_language
+from recipes.distill import command as distill
+from xvlm2vec_st import SentenceTransformer, build, lora_config
+from xvlm2vec_st.utils import peft_version
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +76,7 @@ def test_build_keeps_no_adapter_and_merges_one(
     lora(tmp_path / "adapter", tiny.checkpoint("llava"), head=True)
     merged = build(tiny.checkpoint("llava"), tmp_path / "merged", adapter=tmp_path / "adapter")
     assert SentenceTransformer(str(merged)).encode(["a dog"]).shape[0] == 1
-    monkeypatch.setattr("xvlm2vec_st.checkpoint.embedder_modules", no_model)
+    monkeypatch.setattr("xvlm2vec_st.building.builder.embedder_modules", no_model)
     with pytest.raises(ValueError, match=f"^--keep-adapter: {misfit}$"):
         build(tiny.checkpoint("llava"), tmp_path / "kept", adapter=tmp_path / "adapter", keep_adapter=True)
     assert not (tmp_path / "kept").exists()

@@ -37,13 +37,13 @@ def processor() -> Phi3VProcessor:
     return AutoProcessor.from_pretrained(GOLDEN)
 
 
-def picture(name: str) -> Image.Image:
+def random_image(name: str) -> Image.Image:
     return Image.open(GOLDEN / "images" / name)
 
 
 def mixed_rows() -> tuple[list[str], list[list[Image.Image]]]:
     """Text, one image, two images (which cross `ORIGINAL`), text."""
-    square, wide = picture("0_336x336.png"), picture("3_1000x250.png")
+    square, wide = random_image("0_336x336.png"), random_image("3_1000x250.png")
     texts = [
         "a dog",
         "<|image_1|>\nwhat is it?",
@@ -168,7 +168,7 @@ def test_images_encoded_beforehand() -> None:
 
 
 def test_images_and_positions_that_do_not_match() -> None:
-    inputs = features("<|image_1|>\na", [[picture("0_336x336.png")]])
+    inputs = features("<|image_1|>\na", [[random_image("0_336x336.png")]])
     pixels, sizes = inputs["pixel_values"], inputs["image_sizes"]
     with pytest.raises(ValueError, match="757 image positions in the text and 0 image tokens"):
         pooled(model(), inputs | {"pixel_values": None})
@@ -191,7 +191,7 @@ def test_images_and_positions_that_do_not_match() -> None:
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     encoder = AutoModel.from_pretrained(GOLDEN).train()
-    inputs = features("<|image_1|>\na dog", [[picture("4_97x61.png")]])
+    inputs = features("<|image_1|>\na dog", [[random_image("4_97x61.png")]])
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -247,7 +247,7 @@ def test_generation_with_a_cache_is_generation_without() -> None:
     stretch = processor().tokenizer.decode(text[1 : ORIGINAL - 757 - 4])
     inputs = features(
         [processor().tokenizer.decode(text[1 : ORIGINAL - 1]), f"<|image_1|>{stretch}"],
-        [[], [picture("4_97x61.png")]],
+        [[], [random_image("4_97x61.png")]],
         padding_side="left",
     )
     lengths = inputs["attention_mask"].sum(1).tolist()
@@ -265,7 +265,7 @@ def test_generation_with_a_cache_is_generation_without() -> None:
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
 @torch.no_grad()
 def test_cached_prefix_is_the_whole_row_or_an_error(name: str) -> None:
-    inputs = features("<|image_1|>\na black dog on the beach", [[picture("0_336x336.png")]])
+    inputs = features("<|image_1|>\na black dog on the beach", [[random_image("0_336x336.png")]])
     ids, types = inputs["input_ids"], inputs["mm_token_type_ids"]
     want = model()(**inputs).last_hidden_state[:, 760:]
     cache = DynamicCache(config=model().config)

@@ -10,11 +10,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 import xvlm2vec_st.phi3v  # noqa: F401
 from xvlm2vec_st import MultilingualDistillationLoss
-from xvlm2vec_st.parallel import ParallelCollator
+from xvlm2vec_st.data.dataset import ParallelCollator
 
 GOLDEN = Path(__file__).parent / "golden" / "phi3v"
 EXPECTED = json.loads((GOLDEN / "distillation.json").read_text("utf-8"))
-MARK = "<|image_1|>\n"  # ours places the picture by the template
+MARK = "<|image_1|>\n"  # ours places the image by the template
 
 
 def embedder():

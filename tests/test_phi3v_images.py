@@ -1,4 +1,4 @@
-"""Phi-3.5-vision's image processor: pictures of any kind, and the HD transform."""
+"""Phi-3.5-vision's image processor: images of any kind, and the HD transform."""
 
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ def processor() -> Phi3VProcessor:
     return AutoProcessor.from_pretrained(GOLDEN)
 
 
-def picture(width: int = 60, height: int = 40, mode: str = "RGB", seed: int = 0) -> Image.Image:
+def random_image(width: int = 60, height: int = 40, mode: str = "RGB", seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels).convert(mode)
 
@@ -32,7 +32,7 @@ def features(text: str | list[str], images: Any = None, **kwargs: Any) -> BatchF
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"])
 def test_modes_become_rgb(mode: str, tmp_path: Path) -> None:
-    image = picture(mode=mode)
+    image = random_image(mode=mode)
     want = features("<|image_1|>", image.convert("RGB"))["pixel_values"]
     assert torch.equal(features("<|image_1|>", image)["pixel_values"], want)
     suffix, settings = {
@@ -63,7 +63,7 @@ def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 
 def test_arrays_and_tensors() -> None:
-    image = picture()
+    image = random_image()
     want = features("<|image_1|>", image)["pixel_values"]
     array = np.array(image)
     for given in (array, array.transpose(2, 0, 1), torch.from_numpy(array)):
@@ -71,7 +71,7 @@ def test_arrays_and_tensors() -> None:
 
 
 def corrupt(folder: Path) -> str:
-    picture(200, 200).save(folder / "whole.jpg")
+    random_image(200, 200).save(folder / "whole.jpg")
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:2000])
     return str(folder / "cut.jpg")
 
@@ -81,7 +81,7 @@ def test_corrupt_jpeg(tmp_path: Path) -> None:
     for image in (file, Image.open(file)):
         with pytest.raises(ValueError, match=r"row 1, image 1: cannot read an image .* truncated"):
             features(["a", "<|image_1|>"], [None, image], padding=True)
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"row 0, image 1: cannot read .*text\.jpg.* identify"):
         features("<|image_1|>", str(tmp_path / "text.jpg"))
     with pytest.raises(ValueError, match=r"row 0, image 1: cannot read .*missing\.jpg"):
@@ -89,22 +89,22 @@ def test_corrupt_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0)])
-def test_picture_without_pixels(size: tuple[int, int]) -> None:
+def test_image_without_pixels(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="row 0, image 2: an image has no pixels"):
-        features("<|image_1|><|image_2|>", [picture(), Image.new("RGB", size)])
+        features("<|image_1|><|image_2|>", [random_image(), Image.new("RGB", size)])
 
 
 @pytest.mark.parametrize("num_crops", [0, -1])
 def test_no_crops(num_crops: int) -> None:
     with pytest.raises(ValueError, match=f"num_crops is {num_crops}; pass a whole number of 1"):
-        features("<|image_1|>", picture(), num_crops=num_crops)
+        features("<|image_1|>", random_image(), num_crops=num_crops)
     with pytest.raises(ValueError, match="num_crops is"):
         AutoProcessor.from_pretrained(GOLDEN, num_crops=num_crops)
 
 
 def test_steps_that_the_transform_settles_are_refused() -> None:
     with pytest.raises(ValueError, match="do_resize is False"):
-        features("<|image_1|>", picture(), images_kwargs={"do_resize": False})
+        features("<|image_1|>", random_image(), images_kwargs={"do_resize": False})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_steps_that_the_transform_settles_are_refused() -> None:
     ],
 )
 def test_hd_transform_sizes(size: tuple[int, int], num_crops: int, tiled: tuple[int, int]) -> None:
-    result = hd_transform(picture(*size), num_crops)
+    result = hd_transform(random_image(*size), num_crops)
     assert result.size == tiled
     assert result.width * result.height <= num_crops * 336**2
 
@@ -142,4 +142,4 @@ def test_grid_is_never_larger_than_asked() -> None:
 
 
 def test_token_number_of_the_published_training_size() -> None:
-    assert num_image_tokens(*reversed(hd_transform(picture(1344, 1344), 4).size)) == 757
+    assert num_image_tokens(*reversed(hd_transform(random_image(1344, 1344), 4).size)) == 757

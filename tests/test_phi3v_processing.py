@@ -23,7 +23,7 @@ def processor() -> Phi3VProcessor:
     return AutoProcessor.from_pretrained(GOLDEN)
 
 
-def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
+def random_image(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -44,7 +44,7 @@ def rows(inputs: BatchFeature) -> list[list[int]]:
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_mixed_batch_is_its_rows_padded(side: str) -> None:
     texts = ["a dog", "<|image_1|>\nwhat is it?", "<|image_1|> or <|image_2|>?"]
-    wide, tall, small = picture(90, 30), picture(30, 90), picture(9, 9)
+    wide, tall, small = random_image(90, 30), random_image(30, 90), random_image(9, 9)
     batch = features(texts, [None, [wide], [tall, small]], padding=True, padding_side=side)
     alone = [
         features(texts[0]),
@@ -69,7 +69,7 @@ def test_right_is_the_default_side() -> None:
 
 
 def test_begin_of_text_stands_before_every_stretch() -> None:
-    ids = rows(features("look <|image_1|> and <|image_2|>", [picture(), picture()]))[0]
+    ids = rows(features("look <|image_1|> and <|image_2|>", [random_image(), random_image()]))[0]
     pairs = zip([None, *ids], ids, strict=False)
     runs = [token for before, token in pairs if (before, token) != (IMAGE, IMAGE)]
     text = processor().tokenizer
@@ -77,8 +77,8 @@ def test_begin_of_text_stands_before_every_stretch() -> None:
     assert runs == [BOS, *look, IMAGE, BOS, *between, IMAGE, BOS]
 
 
-def test_pictures_follow_their_numbers() -> None:
-    first, second = picture(seed=1), picture(seed=2)
+def test_images_follow_their_numbers() -> None:
+    first, second = random_image(seed=1), random_image(seed=2)
     named = features("<|image_2|> then <|image_1|>", [[first, second]])
     plain = features("<|image_1|> then <|image_2|>", [[second, first]])
     assert torch.equal(named["pixel_values"], plain["pixel_values"])
@@ -88,7 +88,7 @@ def test_pictures_follow_their_numbers() -> None:
 
 def test_images_flat_nested_or_with_none() -> None:
     texts = ["<|image_1|> a", "b", "<|image_1|> c"]
-    first, second = picture(seed=1), picture(seed=2)
+    first, second = random_image(seed=1), random_image(seed=2)
     given = (
         [first, second],
         [first, None, second],
@@ -101,7 +101,7 @@ def test_images_flat_nested_or_with_none() -> None:
 
 
 def test_nested_and_flat_settings_are_the_same() -> None:
-    text, image = ["<|image_1|>\na", "b"], [[picture(400, 100)], []]
+    text, image = ["<|image_1|>\na", "b"], [[random_image(400, 100)], []]
     flat = processor()(
         text=text, images=image, padding="max_length", max_length=3000, num_crops=16,
         padding_side="left", return_tensors="pt",
@@ -134,7 +134,7 @@ def test_settings_are_saved_and_can_be_given_on_loading(tmp_path: Path) -> None:
     assert again.image_processor.to_dict() == loaded.image_processor.to_dict()
     assert again.chat_template == loaded.chat_template
     assert AutoProcessor.from_pretrained(tmp_path, num_crops=9).image_processor.num_crops == 9
-    image = picture(300, 200)
+    image = random_image(300, 200)
     want = loaded(text="<|image_1|>\na", images=image, return_tensors="pt")
     got = again(text="<|image_1|>\na", images=image, return_tensors="pt")
     assert all(torch.equal(got[key], want[key]) for key in want)
@@ -172,8 +172,8 @@ def test_chat_template_is_vlm2vecs_layout(messages: list, rendered: str) -> None
     assert processor().apply_chat_template(messages) == rendered
 
 
-def test_chat_template_in_a_batch_with_pictures() -> None:
-    image = picture()
+def test_chat_template_in_a_batch_with_images() -> None:
+    image = random_image()
     conversations = [
         [USER | {"content": [{"type": "image", "image": image}, {"type": "text", "text": "a"}]}],
         [USER | {"content": "b"}],
@@ -201,7 +201,7 @@ def test_text_is_cut_to_max_length() -> None:
     whole = rows(features("one two three four"))[0]
     assert rows(features("one two three four", max_length=4))[0] == whole[:4]
     assert rows(features("one two three four", max_length=4, truncation=False))[0] == whole
-    both = features(["<|image_1|>\none two three", "one two"], [picture()], padding=True, max_length=765)
+    both = features(["<|image_1|>\none two three", "one two"], [random_image()], padding=True, max_length=765)
     assert both["input_ids"].shape == (2, 765)
     assert (both["mm_token_type_ids"].sum(1) == torch.tensor([757, 0])).all()
 
@@ -209,7 +209,7 @@ def test_text_is_cut_to_max_length() -> None:
 @pytest.mark.parametrize("max_length", [100, 757, 758])
 def test_an_image_is_never_cut(max_length: int) -> None:
     """`<s>`, 757 image tokens, `<s>`: 759 is the least."""
-    texts, images = ["a", "<|image_1|>\none two three"], [None, picture()]
+    texts, images = ["a", "<|image_1|>\none two three"], [None, random_image()]
     with pytest.raises(ValueError, match=r"row 1: max_length \d+ would cut an image.* 759 or more"):
         features(texts, images, padding=True, max_length=max_length)
     assert features(texts, images, padding=True, max_length=759)["input_ids"].shape == (2, 759)
@@ -220,7 +220,7 @@ def test_an_image_is_never_cut_from_the_left() -> None:
     text.truncation_side = "left"
     try:
         with pytest.raises(ValueError, match="would cut an image"):
-            features("one <|image_1|> two", picture(), max_length=759)
+            features("one <|image_1|> two", random_image(), max_length=759)
         assert rows(features("one two three", max_length=3))[0] == rows(features("one two three"))[0][-3:]
     finally:
         text.truncation_side = "right"
@@ -233,15 +233,15 @@ def test_an_image_is_never_cut_from_the_left() -> None:
     ("texts", "images", "named"),
     [
         (["a", "<|image_1|> b"], None, r"row 1: 1 image tag\(s\) in the text and 0 image\(s\)"),
-        (["a", "b"], [None, picture()], r"row 1: 0 image tag\(s\) in the text and 1 image\(s\)"),
-        (["a", "b"], [picture()], r"0 image tag\(s\) in 2 text\(s\) and 1 image\(s\)"),
-        (["<|image_1|>", "<|image_1|>"], [picture()], r"2 image tag\(s\) in 2 text\(s\) and 1"),
-        (["<|image_1|>", "b"], [[], [picture()]], r"row 0: 1 image tag\(s\) in the text and 0"),
-        (["<|image_2|> b"], [picture()], r"row 0: image tags \[2\]; number"),
-        (["<|image_1|> <|image_1|>"], [[picture()]], r"row 0: image tags \[1, 1\]; number"),
+        (["a", "b"], [None, random_image()], r"row 1: 0 image tag\(s\) in the text and 1 image\(s\)"),
+        (["a", "b"], [random_image()], r"0 image tag\(s\) in 2 text\(s\) and 1 image\(s\)"),
+        (["<|image_1|>", "<|image_1|>"], [random_image()], r"2 image tag\(s\) in 2 text\(s\) and 1"),
+        (["<|image_1|>", "b"], [[], [random_image()]], r"row 0: 1 image tag\(s\) in the text and 0"),
+        (["<|image_2|> b"], [random_image()], r"row 0: image tags \[2\]; number"),
+        (["<|image_1|> <|image_1|>"], [[random_image()]], r"row 0: image tags \[1, 1\]; number"),
         (["a", "b"], [[]], "images for 1 rows and 2 texts"),
         (["a <|image|> b"], None, r"row 0: the text holds '<\|image\|>'"),
-        (None, picture(), "text is missing"),
+        (None, random_image(), "text is missing"),
     ],
 )
 def test_texts_and_images_that_do_not_match(texts: Any, images: Any, named: str) -> None:

@@ -16,12 +16,12 @@ from mteb.cache import ResultCache
 from slow import slow
 
 import build_backend
-from mmmeb_tasks import autoload
-from mmmeb_tasks.cli import locked, ours
-from mmmeb_tasks.files import LAYOUTS
+from mmmeb_tasks.data.layout import LAYOUTS
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.tasks import MiniI2TRanking
 from mmmeb_tasks.mini.write import write_benchmark
+from mmmeb_tasks.plugin import import_hook as autoload
+from mmmeb_tasks.plugin.cli import locked, ours
 
 ROOT = Path(__file__).parents[1]
 SITE = Path(sysconfig.get_path("purelib"))
@@ -74,7 +74,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "build_backend.py"):
         shutil.copy(ROOT / name, folder)
-    for name in ("mmmeb_tasks", "xvlm2vec_st"):
+    for name in ("mmmeb_tasks", "xvlm2vec_st", "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -274,7 +274,7 @@ def test_a_second_run_of_the_same_task_into_one_folder_ends_in_a_line(tmp_path: 
         ours([name], None) for name in ("MMMEBMini", "MiniI2TRanking", "MiniT2IRanking")
     )  # fmt: skip
     code = (
-        "import sys\nfrom mmmeb_tasks.folders import Destination\n"
+        "import sys\nfrom mmmeb_tasks.utils.folders import Destination\n"
         f"with Destination({str(tmp_path / 'results' / 'local__m' / 'MiniI2TRanking')!r}).hold():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -360,7 +360,7 @@ def test_a_mteb_that_has_moved_something_works_on_and_one_line_says_so(tmp_path:
 def test_a_module_of_ours_may_be_imported_before_mteb(first: str) -> None:
     """mteb is then imported while ours is half-way, and is registered with when ours is whole."""
     code = (
-        f"import {first} as ours, mteb; from mmmeb_tasks import autoload\n"
+        f"import {first} as ours, mteb; from mmmeb_tasks.plugin import import_hook as autoload\n"
         "from mteb.models.model_implementations import MODEL_REGISTRY as models\n"
         "print([type(task).__module__ for task in mteb.get_tasks(tasks=['MMMEBMini', 'MaXMRanking'])],"
         f" mteb.get_benchmark('MMMEB').name, {BASELINE!r} in models, autoload.WAITING,"
@@ -400,7 +400,7 @@ def test_a_result_that_was_cut_off_is_made_again(
 ) -> None:
     from mteb.models import ModelMeta
 
-    from mmmeb_tasks.cli import set_aside
+    from mmmeb_tasks.plugin.cli import set_aside
     from mmmeb_tasks.tasks import XTD10I2TRanking
 
     meta = ModelMeta.create_empty(overwrites={"name": f"local/{name}", "revision": "r"})

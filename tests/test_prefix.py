@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from xvlm2vec_st.prefix import attention_mask, common_prefix, fill, group_rows, pack, plan_rows, unpack
+from xvlm2vec_st.encoding.packing import (
+    attention_mask,
+    common_prefix,
+    fill,
+    group_rows,
+    pack,
+    plan_rows,
+    unpack,
+)
 
 
 def lengths_mask(lengths, width, side="right"):

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.parallel import ParallelCollator
-from xvlm2vec_st.preprocessor import Preprocessor
+from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.preprocessor import Preprocessor
 
 FAMILIES = ("llava", "phi3_v", "idefics3")
 
@@ -21,7 +21,11 @@ def test_a_pickle_holds_no_weights_and_gives_the_same_features(family):
     model[0].model.enable_input_require_grads()
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
         pickle.dumps(model.preprocess)
-    inputs = ["a dog", {"image": tiny.picture(), "text": "a"}, {"image": tiny.picture(), "text": "b"}]
+    inputs = [
+        "a dog",
+        {"image": tiny.random_image(), "text": "a"},
+        {"image": tiny.random_image(), "text": "b"},
+    ]
     copied = pickle.loads(pickle.dumps(Preprocessor(model)))
     assert sum(p.numel() for p in copied.target.parameters()) == 0
     assert sum(p.numel() for p in model.parameters()) > 0

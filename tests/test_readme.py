@@ -11,8 +11,9 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.scenes import Scene, draw
 from mmmeb_tasks.mini.world import load_world
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import demo, distill
-from recipes.report import score_table
+from recipes import demo
+from recipes.distill import command as distill
+from recipes.shared.report import score_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -20,7 +21,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with what the snippets name: two models, a corpus, two pictures."""
+    """A folder with what the snippets name: two models, a corpus, two images."""
     world = load_world()
     for name in ("xvlm2vec", "english-embedder"):
         shutil.copytree(TEACHER, tmp_path / name)

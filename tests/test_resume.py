@@ -16,7 +16,7 @@ import tiny
 from safetensors.torch import load_file
 
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import distill
+from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer
 
 KILLS = int(os.environ.get("XVLM2VEC_KILLS", "1"))

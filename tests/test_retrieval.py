@@ -19,8 +19,7 @@ from mteb.types import PromptType
 from PIL import Image as PILImage
 from toys import ALL, CANDIDATES, CONCEPTS, Constant, Inverted, Random, Toy, write_line
 
-from mmmeb_tasks.encoder import MMMEBEncoder
-from mmmeb_tasks.files import KINDS, LAYOUTS, OUTSIDE, Kind, Row, data_file, read_rows
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, OUTSIDE, Kind, Row, data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target, task_prompt
 from mmmeb_tasks.mini.tasks import (
     MINI_TASKS,
@@ -30,6 +29,7 @@ from mmmeb_tasks.mini.tasks import (
     evaluate_mini,
 )
 from mmmeb_tasks.mini.write import QUERIES
+from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.retrieval import content_id, split_data
 
 
@@ -164,7 +164,7 @@ def test_one_query_with_one_candidate_is_scored(root: Path) -> None:
 
 
 class Plain(AbsEncoder):
-    """mteb's usual way: batch after batch, pictures decoded by the loader, nothing kept."""
+    """mteb's usual way: batch after batch, images decoded by the loader, nothing kept."""
 
     def __init__(self, kind: Kind, model: Toy) -> None:
         self.kind, self.model = kind, model
@@ -187,8 +187,8 @@ class Plain(AbsEncoder):
             size = len(next(iter(batch.values())))
             texts = batch.get("text", [None] * size)
             items = [{"text": render(self.kind, hf_subset, text)} for text in texts]
-            for item, picture in zip(items, batch.get("image", []), strict=False):
-                item["image"] = picture
+            for item, image in zip(items, batch.get("image", []), strict=False):
+                item["image"] = image
             batches.append(self.model.encode(items))
         return np.concatenate(batches).astype(np.float32)
 
@@ -201,9 +201,9 @@ def test_metrics_equal_a_plain_mteb_run(root: Path, kind: Kind) -> None:
         lines.append(json.loads(line))
     names = sorted({name for line in lines for name in line[layout.candidates]})
 
-    def column(names: list[str], pictures: bool) -> dict[str, list[str]]:
+    def column(names: list[str], images: bool) -> dict[str, list[str]]:
         paths = [str(root / f"mini_images/{name}.jpg") for name in names]
-        return {"image": paths} if pictures else {"text": names}
+        return {"image": paths} if images else {"text": names}
 
     def table(**columns: list[str]) -> Dataset:
         data = Dataset.from_dict(columns)
@@ -216,7 +216,7 @@ def test_metrics_equal_a_plain_mteb_run(root: Path, kind: Kind) -> None:
         queries |= column([line[layout.text] for line in lines], False)
     plain = {
         "queries": table(**queries),
-        "corpus": table(id=names, **column(names, layout.pictures)),
+        "corpus": table(id=names, **column(names, layout.images)),
         "relevant_docs": {line["id"]: {line[layout.candidates][0]: 1} for line in lines},
         "top_ranked": {line["id"]: line[layout.candidates] for line in lines},
     }
@@ -252,7 +252,7 @@ def test_the_prompt_is_the_languages_and_goes_away(root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_would_lose_the_picture_is_refused(root: Path, kind: Kind) -> None:
+def test_a_model_that_would_lose_the_image_is_refused(root: Path, kind: Kind) -> None:
     """HOSTS, trap 1: mteb scores image+text queries of a text-only model on the text alone."""
     model = Plain(kind, Toy())
     model.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": "me/blind"})
@@ -331,7 +331,7 @@ def test_metadata_is_complete(task: type[AbsTaskRetrieval]) -> None:
     layout = LAYOUTS[metadata.kind]
     query = [name for name in ("image", "text") if getattr(layout, name)]
     assert metadata.get_modalities(PromptType.query) == query
-    assert metadata.get_modalities(PromptType.document) == ["image" if layout.pictures else "text"]
+    assert metadata.get_modalities(PromptType.document) == ["image" if layout.images else "text"]
     assert metadata.hf_subsets == [*ALL] and metadata.main_score == "accuracy"
 
 

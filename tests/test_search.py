@@ -22,11 +22,11 @@ from mteb.types import PromptType
 from PIL import Image as PILImage
 from toys import CONCEPTS, Nothing, Random, Toy, write_published
 
-from mmmeb_tasks.encoder import MMMEBEncoder
-from mmmeb_tasks.files import Row
-from mmmeb_tasks.items import Item
+from mmmeb_tasks.data.layout import Row
+from mmmeb_tasks.models.encoder import MMMEBEncoder
+from mmmeb_tasks.models.inputs import Item
+from mmmeb_tasks.models.search import best, searcher
 from mmmeb_tasks.retrieval import split_data
-from mmmeb_tasks.search import best, searcher
 from mmmeb_tasks.tasks import (
     Flickr30kEntitiesGrounding,
     ImageNetMultilingual,
@@ -85,15 +85,15 @@ def run(model: object, task: object) -> list[dict]:
     return results.task_results[0].scores["test"]
 
 
-def test_a_picture_of_five_languages_is_encoded_once_and_mteb_does_it_five_times(data: Path) -> None:
+def test_an_image_of_five_languages_is_encoded_once_and_mteb_does_it_five_times(data: Path) -> None:
     ours, stock = Plain(use_instructions=False), Plain(use_instructions=False)
     run(ours, XTD10I2TRanking(data_root=data))
-    pictures = [shown for shown, _, _ in ours.seen if shown is not None]
-    assert sorted(pictures) == [*range(CONCEPTS)]
+    images = [shown for shown, _, _ in ours.seen if shown is not None]
+    assert sorted(images) == [*range(CONCEPTS)]
 
     run(stock, _stock_task(XTD10I2TRanking, data))
     assert len([shown for shown, _, _ in stock.seen if shown is not None]) == 5 * CONCEPTS
-    # i2t and t2i of one dataset share pictures and captions.
+    # i2t and t2i of one dataset share images and captions.
     before = len(ours.seen)
     assert {entry["accuracy"] for entry in run(ours, XTD10T2IRanking(data_root=data))} == {1.0}
     new = ours.seen[before:]
@@ -120,8 +120,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = []
         for number in range(40):
             own = [number, *picks.sample([n for n in range(40) if n != number], 29)]
-            texts, pictures = [f"en name {n}" for n in own], [str(n) for n in own]
-            fields = {"img": pictures[0], "captions": texts, "text": texts[0], "images": pictures}
+            texts, images = [f"en name {n}" for n in own], [str(n) for n in own]
+            fields = {"img": images[0], "captions": texts, "text": texts[0], "images": images}
             lines.append(json.dumps({"id": str(number)} | fields) + "\n")
         (root / "datasets" / f"xtd_en_1000_formatted_{kind}.jsonl").write_text("".join(lines))
     return root
@@ -173,13 +173,13 @@ def test_a_model_with_instructions_gets_the_languages_instruction_as_prompt(data
 
 
 class Apart(Nothing):
-    """Takes pictures and texts, not together."""
+    """Takes images and texts, not together."""
 
     modalities = ["text", "image"]
 
 
 class Clip(Toy):
-    """A toy of two towers: it sees the number of a picture, or reads the one in a text."""
+    """A toy of two towers: it sees the number of an image, or reads the one in a text."""
 
     def __init__(self) -> None:
         super(Toy, self).__init__(modules=[Apart()], device="cpu")
@@ -195,14 +195,14 @@ class Clip(Toy):
         return super().encode(items, **kwargs)
 
 
-def test_a_clip_like_model_gets_bare_content_and_the_sum_of_picture_and_text(data: Path) -> None:
+def test_a_clip_like_model_gets_bare_content_and_the_sum_of_image_and_text(data: Path) -> None:
     model = Clip()
     encoder = MMMEBEncoder(model, show_progress=False)
     assert encoder.mteb_model_meta.use_instructions is False
     metrics = run(encoder, MaXMRanking(data_root=data).filter_languages(None, hf_subsets=["en"]))
     assert {text for text in model.asked if text} == {"en text 5", *(f"en name {i}" for i in range(CONCEPTS))}
     assert model.asked.count(None) == CONCEPTS
-    # The question's number and the picture's are both near, the sum's own is not.
+    # The question's number and the image's are both near, the sum's own is not.
     assert metrics[0]["accuracy"] < 1 and metrics[0]["hit_rate_at_5"] > 0
     both = encoder.embed(
         encoder.read(
@@ -219,14 +219,14 @@ def test_a_clip_like_model_gets_bare_content_and_the_sum_of_picture_and_text(dat
 
 
 class Watching(Toy):
-    """Keeps which pictures stood in which call."""
+    """Keeps which images stood in which call."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[list[tuple[int | None, str]]] = []
 
     def encode(self, inputs: list, **kwargs: object) -> np.ndarray:
-        """Note the pictures and texts of a call."""
+        """Note the images and texts of a call."""
         items = [{"text": item} if isinstance(item, str) else item for item in inputs]
         self.calls.append(
             [(item["image"].getpixel((0, 0))[0] if "image" in item else None, item["text"]) for item in items]
@@ -235,18 +235,18 @@ class Watching(Toy):
 
 
 @pytest.mark.parametrize("task", [XTD10I2TRanking, Flickr30kEntitiesGrounding])
-def test_rows_of_one_picture_are_neighbours_across_languages(data: Path, task: type) -> None:
+def test_rows_of_one_image_are_neighbours_across_languages(data: Path, task: type) -> None:
     model = Watching()
     metrics = run(MMMEBEncoder(model, batch_size=10, show_progress=False), task(data_root=data))
     languages = len(task.metadata.hf_subsets)
     assert [entry["accuracy"] for entry in metrics] == [1.0] * languages
-    with_pictures = [[n for n, _ in call] for call in model.calls if call[0][0] is not None]
-    seen = [shown for call in with_pictures for shown in call]
+    with_images = [[n for n, _ in call] for call in model.calls if call[0][0] is not None]
+    seen = [shown for call in with_images for shown in call]
     runs = 1 + sum(a != b for a, b in zip(seen, seen[1:], strict=False))
     sides = 1 if task is XTD10I2TRanking else 2
     assert len(seen) == CONCEPTS * languages * sides
     assert runs <= CONCEPTS * sides
-    for call in with_pictures:
+    for call in with_images:
         assert all(call.count(shown) == languages for shown in call)
 
 

@@ -5,7 +5,13 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import nn
 
-from xvlm2vec_st.states import image_marks, image_part_mask, masked_mean, pooling_of, sentence_state
+from xvlm2vec_st.distillation.states import (
+    image_marks,
+    image_part_mask,
+    masked_mean,
+    pooling_of,
+    sentence_state,
+)
 
 
 def positions(*lengths, left=False):

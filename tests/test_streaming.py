@@ -1,4 +1,4 @@
-"""Streams: order, dealing, position; pictures in archives."""
+"""Streams: order, dealing, position; images in archives."""
 
 import io
 import json
@@ -16,11 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import distill
+from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, load_parallel
-from xvlm2vec_st import archives as archives_module
-from xvlm2vec_st.parallel import open_image
-from xvlm2vec_st.streaming import ParallelStream
+from xvlm2vec_st.data.dataset import open_image
+from xvlm2vec_st.data.stream import ParallelStream
+from xvlm2vec_st.images import archives as archives_module
 
 FIRST, SECOND = 7, 12
 
@@ -94,10 +94,10 @@ def corpus(tmp_path_factory):
 
 
 def packed(folder, kind, out):
-    """The pictures of a corpus' folder in an archive."""
+    """The images of a corpus' folder in an archive."""
     files = sorted(path for path in (folder / "images").iterdir())
     names = [f"images/{path.name}" for path in files]
-    path = out / f"pictures.{kind}"
+    path = out / f"images.{kind}"
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, file in zip(names, files, strict=True):
@@ -116,7 +116,7 @@ def packed(folder, kind, out):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "parquet", "nested.parquet"])
-def test_pictures_in_an_archive_are_those_of_the_folder(kind, corpus, tmp_path):
+def test_images_in_an_archive_are_those_of_the_folder(kind, corpus, tmp_path):
     archive = packed(corpus.parent, kind, tmp_path)
     rows = [row for row in load_parallel(corpus, ["it"], show_progress=False) if row["image"]]
     inside = [
@@ -125,11 +125,11 @@ def test_pictures_in_an_archive_are_those_of_the_folder(kind, corpus, tmp_path):
     assert len(rows) == len(inside) > 3
     for one, two in zip(rows, inside, strict=True):
         assert two["image"].startswith(str(archive))
-        pictures = [open_image(row["image"], row["id"], decode=True) for row in (one, two)]
-        assert pictures[0].tobytes() == pictures[1].tobytes()
+        images = [open_image(row["image"], row["id"], decode=True) for row in (one, two)]
+        assert images[0].tobytes() == images[1].tobytes()
 
 
-def test_a_picture_that_is_in_no_archive_is_named(corpus, tmp_path):
+def test_an_image_that_is_in_no_archive_is_named(corpus, tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (2, 2)).save(buffer, "PNG")
     with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
@@ -142,7 +142,7 @@ def test_a_picture_that_is_in_no_archive_is_named(corpus, tmp_path):
 
 
 def flipped(content, name):
-    """A byte changed: in the first picture's data, or, for a tar, in the second one's header."""
+    """A byte changed: in the first image's data, or, for a tar, in the second one's header."""
     place = content.index(b"images/", content.index(b"images/") + 7) if name.endswith(".tar") else 200
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
@@ -190,7 +190,7 @@ def finished(*given):
 
 def test_a_stream_is_resumed_where_it_was_left(corpus, tmp_path):
     archive = packed(corpus.parent, "zip", tmp_path)
-    source = shutil.copy(corpus, tmp_path / "alone.jsonl")  # no pictures beside it
+    source = shutil.copy(corpus, tmp_path / "alone.jsonl")  # no images beside it
     for out, stops in (("unbroken", [None]), ("broken", [7, None])):
         for stop in stops:
             resume = ["--resume"] if (tmp_path / f"{out}.partial").exists() else []

@@ -15,13 +15,13 @@ from mteb.results import TaskResult
 from mteb.types import PromptType
 from toys import CANDIDATES, Inverted, Random, Toy, write_published
 
-from mmmeb_tasks import cli
 from mmmeb_tasks.benchmark import MMMEB, MMMEBMini, benchmarks
-from mmmeb_tasks.encoder import MMMEBEncoder
-from mmmeb_tasks.files import LAYOUTS
-from mmmeb_tasks.published import TASKS, files, published
+from mmmeb_tasks.data.layout import LAYOUTS
+from mmmeb_tasks.data.published import TASKS, files, published
+from mmmeb_tasks.models.encoder import MMMEBEncoder
+from mmmeb_tasks.plugin import cli
 from mmmeb_tasks.tasks import MMMEB_TASKS, PublishedTask, XTD10I2TRanking
-from recipes.comparison import Cell, markdown
+from recipes.evaluate.comparison import Cell, markdown
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_metadata_is_complete(task: type[PublishedTask]) -> None:
     layout = LAYOUTS[metadata.kind]
     query = [name for name in ("image", "text") if getattr(layout, name)]
     assert metadata.get_modalities(PromptType.query) == query
-    assert metadata.get_modalities(PromptType.document) == ["image" if layout.pictures else "text"]
+    assert metadata.get_modalities(PromptType.document) == ["image" if layout.images else "text"]
     assert metadata.hf_subsets == [*row.languages] and metadata.main_score == "accuracy"
     assert (task.source, task.maximum) == (row.dataset, row.maximum)
     assert task.k_values == (1, 5, 10)

@@ -10,10 +10,10 @@ from transformers import BertConfig, BertModel
 
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
-from recipes.measure import peak_of
+from recipes.experiments.measure import peak_of
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, load_parallel, lora_config
-from xvlm2vec_st.parallel import ParallelCollator
-from xvlm2vec_st.projection import add_projection
+from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.distillation.projection import add_projection
 
 LANGUAGES = ("it", "de")
 SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -38,20 +38,20 @@ def groups(loss, rows, shared=True):
 
 
 @pytest.fixture
-def pictured(tmp_path):
-    tiny.picture().save(tmp_path / "p.png")
+def imaged(tmp_path):
+    tiny.random_image().save(tmp_path / "p.png")
     return [TEXTS[0], TEXTS[1] | {"image": str(tmp_path / "p.png")}, TEXTS[2]]
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_teacher_of_another_family_is_shown_the_inputs_themselves(pictured, shared):
+def test_a_teacher_of_another_family_is_shown_the_inputs_themselves(imaged, shared):
     teacher = embedder("phi3_v")
     loss = MultilingualDistillationLoss(embedder("llava"), teacher)
     assert loss.needs_given
-    given = [{"image": row["image"], "text": row["en"]} if row["image"] else row["en"] for row in pictured]
+    given = [{"image": row["image"], "text": row["en"]} if row["image"] else row["en"] for row in imaged]
     expected = teacher.encode(given, convert_to_tensor=True)
     found = {}
-    for features in groups(loss, pictured, shared):
+    for features in groups(loss, imaged, shared):
         if "given" in features:
             source = features["language"] == 0
             target = loss.teacher.targets(features, source if shared else None)["sentence"]
@@ -59,7 +59,7 @@ def test_a_teacher_of_another_family_is_shown_the_inputs_themselves(pictured, sh
     for row, target in found.items():
         torch.testing.assert_close(normalize(target, dim=0), expected[row], atol=1e-5, rtol=0)
     assert sorted(found) == [0, 1, 2]
-    parts = loss(groups(loss, pictured, shared))
+    parts = loss(groups(loss, imaged, shared))
     assert all(part.item() > 0.01 for part in parts.values())
 
 
@@ -75,14 +75,14 @@ def text_model(tmp_path):
     return Stock(modules=[body, Pooling(32, "mean"), Normalize()])
 
 
-def test_a_text_model_teaches_text_only_rows_and_says_which_row_it_cannot(text_model, pictured):
+def test_a_text_model_teaches_text_only_rows_and_says_which_row_it_cannot(text_model, imaged):
     loss = MultilingualDistillationLoss(embedder(), text_model, projection=True)
     (features,) = groups(loss, TEXTS)
     target = loss.teacher.targets(features, features["language"] == 0)["sentence"]
     expected = text_model.encode([row["en"] for row in TEXTS], convert_to_tensor=True)
     torch.testing.assert_close(normalize(target, dim=-1), expected, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="row 1 of the batch has a picture, and the teacher reads"):
-        loss(groups(loss, pictured))
+    with pytest.raises(ValueError, match="row 1 of the batch has an image, and the teacher reads"):
+        loss(groups(loss, imaged))
 
 
 def test_a_text_model_learns_from_a_text_model(text_model, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from xvlm2vec_st.templates import FILES, read_template, template
+from xvlm2vec_st.families.templates import FILES, read_template, template
 
 IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "Was ist das?"}
 PROMPT = {"role": "system", "content": [{"type": "text", "text": "Represent: "}]}

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from recipes import bars
+from recipes.distill import progress_bar as bars
 from xvlm2vec_st import build
 
 
@@ -40,7 +40,7 @@ def test_no_table_of_layers_while_a_checkpoint_is_built(
         build(tiny.checkpoint("phi3_v"), tmp_path / "quiet")
         assert [record.getMessage() for record in records] == []
         # There is a table to keep off.
-        monkeypatch.setattr("xvlm2vec_st.families.REPORTS", ("modeling_utils",))
+        monkeypatch.setattr("xvlm2vec_st.families.loading.REPORTS", ("modeling_utils",))
         build(tiny.checkpoint("phi3_v"), tmp_path / "loud")
     finally:
         logger.removeHandler(handler)

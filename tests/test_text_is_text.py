@@ -18,14 +18,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from mmmeb_tasks.baselines import multilingual_clip
-from mmmeb_tasks.encoder import MMMEBEncoder
-from mmmeb_tasks.items import Item, model_input
 from mmmeb_tasks.mini.tasks import MiniClassification
-from mmmeb_tasks.search import searcher
+from mmmeb_tasks.models.baselines import multilingual_clip
+from mmmeb_tasks.models.encoder import MMMEBEncoder
+from mmmeb_tasks.models.inputs import Item, model_input
+from mmmeb_tasks.models.search import searcher
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer
-from xvlm2vec_st.evaluation import parallel_evaluator
-from xvlm2vec_st.parallel import ParallelCollator
+from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.training.evaluation import parallel_evaluator
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -10,9 +10,9 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import TrainerCallback
 
 from xvlm2vec_st import DistillationTrainer, MultilingualDistillationLoss, SentenceTransformer, lora_config
-from xvlm2vec_st.budget import TokenBudgetBatches, row_costs
-from xvlm2vec_st.checkpoints import damage, last_whole_checkpoint, seal
-from xvlm2vec_st.save import save_embedder
+from xvlm2vec_st.building.saving import save_embedder
+from xvlm2vec_st.data.batch_sampler import TokenBudgetBatches, row_costs
+from xvlm2vec_st.training.checkpoints import damage, last_whole_checkpoint, seal
 
 LANGUAGES = ("it", "de")
 
@@ -242,7 +242,7 @@ def test_a_resumed_run_counts_its_own_updates_and_logs_and_saves_as_it_is_told(t
     last = begun(trainer(tmp_path, rows(), max_steps=8, save_steps=6), 6, tmp_path)
     again = trainer(tmp_path, rows(), max_steps=8, save_steps=7, logging_steps=1)
     hours = SimpleNamespace(perf_counter=lambda: 3600.0 * again.state.global_step)
-    monkeypatch.setattr("xvlm2vec_st.trainer.time", hours)
+    monkeypatch.setattr("xvlm2vec_st.training.trainer.time", hours)
     again.train(resume_from_checkpoint=last)
     told = {entry["step"]: entry["hours_left"] for entry in again.state.log_history if "loss" in entry}
     assert (told[7], told[8]) == (1.0, 0.0)

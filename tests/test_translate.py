@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from mmmeb_tasks.mini.write import write_corpus
-from recipes import translate
-from recipes.corpus import memory as memory_file
-from recipes.corpus.batches import padding_waste, plan_batches
-from recipes.corpus.dictionary import Dictionary, mini_dictionary
-from recipes.corpus.memory import Memory, read_memory, write_whole
-from recipes.corpus.merge import Merged
-from recipes.corpus.report import SUBSETS, tables
-from recipes.corpus.work import translate_batch
-from xvlm2vec_st.parallel import ParallelRow, load_parallel, read_parallel
+from recipes.translate import command as translate
+from recipes.translate import translation_memory as memory_file
+from recipes.translate.batches import padding_waste, plan_batches
+from recipes.translate.dictionary import Dictionary, mini_dictionary
+from recipes.translate.merge import Merged
+from recipes.translate.report import SUBSETS, tables
+from recipes.translate.schedule import translate_batch
+from recipes.translate.translation_memory import Memory, read_memory, write_whole
+from xvlm2vec_st.data.dataset import ParallelRow, load_parallel, read_parallel
 
 CODES = ["it", "pt", "zh"]
 

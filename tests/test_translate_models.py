@@ -24,9 +24,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from recipes import translate
-from recipes.corpus.checks import broken
-from recipes.corpus.translators import load_translator
+from recipes.translate import command as translate
+from recipes.translate.checks import broken
+from recipes.translate.translators import load_translator
 
 WORDS = ["a", "dog", "cat", "above", "red", "apple", "cane", "gatto", "sopra", "Translate", "into", "Italian"]
 TEXTS = ["a dog", "a red apple above a cat", "cat", "dog above dog above dog"]

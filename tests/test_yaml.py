@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipes.distill_config import read_yaml
+from recipes.distill.config_file import read_yaml
 
 
 def test_numbers_are_those_of_yaml_1_2(tmp_path):

@@ -5,7 +5,7 @@
         raw, built = tiny.checkpoint(family), tiny.embedder(family)
 
 The families of `VIDEO` need torchvision (and SmolVLM num2words), which the other tests must not
-see: transformers would resize every picture with it. So they are skipped in a process without it, and
+see: transformers would resize every image with it. So they are skipped in a process without it, and
 `test_families.py` runs those cases of every file that imports this one in a process that has it.
 """
 
@@ -53,7 +53,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from xvlm2vec_st import build
-from xvlm2vec_st.families import image_backend
+from xvlm2vec_st.families.loading import image_backend
 from xvlm2vec_st.phi3v import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 
 VIDEO = {"qwen2_vl": (), "qwen2_5_vl": (), "qwen3_vl": (), "smolvlm": ("num2words",)}
@@ -97,7 +97,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def phi3_v() -> tuple[Any, Any]:
-    """313 tokens a picture; rows of more than 512 tokens take the long rope factors."""
+    """313 tokens an image; rows of more than 512 tokens take the long rope factors."""
     factors = {"short_factor": [1.0, 1.01, 1.02, 1.03], "long_factor": [1.2, 2.1, 3.0, 3.9]}
     config = Phi3VConfig(
         **TEXT,
@@ -177,7 +177,7 @@ MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     make.__name__: make
     for make in (phi3_v, llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm)
 }
-# What stands where the picture goes, in VLM2Vec's layout.
+# What stands where the image goes, in VLM2Vec's layout.
 PLACEHOLDER = {"phi3_v": "<|image_1|>\n"}
 PLACEHOLDER |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm"), "<image>\n")
 PLACEHOLDER |= dict.fromkeys(
@@ -234,7 +234,7 @@ def embedder(family: str) -> Path:
     return build(checkpoint(family), place() / "built" / family)
 
 
-def picture(seed: int = 0, width: int = 60, height: int = 40) -> Image.Image:
+def random_image(seed: int = 0, width: int = 60, height: int = 40) -> Image.Image:
     """Noise."""
     generator = torch.Generator().manual_seed(seed)
     return Image.fromarray(

@@ -1,4 +1,4 @@
-"""Models with known answers, and rows for them: pictures and texts that hold a number."""
+"""Models with known answers, and rows for them: images and texts that hold a number."""
 
 import json
 import random
@@ -12,9 +12,9 @@ from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 
-from mmmeb_tasks.encoder import MMMEBEncoder
-from mmmeb_tasks.files import LAYOUTS, Kind
-from mmmeb_tasks.published import files
+from mmmeb_tasks.data.layout import LAYOUTS, Kind
+from mmmeb_tasks.data.published import files
+from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.retrieval import LANGUAGES
 
 CONCEPTS, CANDIDATES = 12, 6
@@ -22,7 +22,7 @@ ALL = (*LANGUAGES,)
 
 
 def write_line(kind: Kind, lang: str, number: int) -> dict[str, object]:
-    """Query `number`: picture n shows n, texts name a number; the gold is their sum."""
+    """Query `number`: image n shows n, texts name a number; the gold is their sum."""
     layout, gold = LAYOUTS[kind], number
     line: dict[str, object] = {"id": f"q{number}"}
     if layout.image:
@@ -33,7 +33,7 @@ def write_line(kind: Kind, lang: str, number: int) -> dict[str, object]:
         gold = said if not layout.image else (number + said) % CONCEPTS
     others = [i for i in range(CONCEPTS) if i != gold]
     names = [gold, *random.Random(number).sample(others, CANDIDATES - 1)]
-    line[layout.candidates] = [str(i) if layout.pictures else f"{lang} name {i}" for i in names]
+    line[layout.candidates] = [str(i) if layout.images else f"{lang} name {i}" for i in names]
     return line
 
 
@@ -52,7 +52,7 @@ def write_published(root: Path) -> Path:
 
 
 class Nothing(InputModule):
-    """An input module that takes texts, pictures and both, and computes nothing."""
+    """An input module that takes texts, images and both, and computes nothing."""
 
     modalities = ["text", "image", "message"]
     tokenizer = None
@@ -66,7 +66,7 @@ class Nothing(InputModule):
 
 
 class Toy(SentenceTransformer):
-    """A model that sees the number of a picture and reads the number in a text."""
+    """A model that sees the number of an image and reads the number in a text."""
 
     def __init__(self) -> None:
         super().__init__(modules=[Nothing()], device="cpu")
@@ -76,7 +76,7 @@ class Toy(SentenceTransformer):
         return np.stack([self.vector(*self.read(item)) for item in inputs])
 
     def read(self, item: str | dict) -> tuple[int, str]:
-        """The sum of the numbers in a picture and a text, and all that was read."""
+        """The sum of the numbers in an image and a text, and all that was read."""
         item = {"text": item} if isinstance(item, str) else item
         shown = item["image"].getpixel((0, 0))[0] if "image" in item else 0
         return shown + sum(map(int, re.findall(r"\d+", item["text"]))), f"{shown} {item['text']}"

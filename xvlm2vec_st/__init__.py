@@ -10,13 +10,13 @@ from typing import Any
 import xvlm2vec_st.phi3v  # noqa: F401
 
 _HOME = {
-    "DistillationTrainer": "xvlm2vec_st.trainer",
+    "DistillationTrainer": "xvlm2vec_st.training.trainer",
     "LVLM": "xvlm2vec_st.lvlm",
-    "MultilingualDistillationLoss": "xvlm2vec_st.distillation",
+    "MultilingualDistillationLoss": "xvlm2vec_st.distillation.loss",
     "SentenceTransformer": "xvlm2vec_st.sentence_transformer",
-    "build": "xvlm2vec_st.checkpoint",
-    "load_parallel": "xvlm2vec_st.parallel",
-    "lora_config": "xvlm2vec_st.lora",
+    "build": "xvlm2vec_st.building.builder",
+    "load_parallel": "xvlm2vec_st.data.dataset",
+    "lora_config": "xvlm2vec_st.building.lora",
 }
 __all__ = list(_HOME)
 

@@ -8,10 +8,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from xvlm2vec_st.checkpoint import DTYPES, build
-from xvlm2vec_st.failures import reason
-from xvlm2vec_st.terminal import quiet_libraries
-from xvlm2vec_st.texts import printable
+from xvlm2vec_st.building.builder import DTYPES, build
+from xvlm2vec_st.utils.failures import reason
+from xvlm2vec_st.utils.terminal import quiet_libraries
+from xvlm2vec_st.utils.texts import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "--num-crops",
         type=int,
         metavar="N",
-        help="phi3_v: tiles a picture at most; default: the checkpoint's",
+        help="phi3_v: tiles an image at most; default: the checkpoint's",
     )
     add("--dtype", choices=DTYPES, help="of the stored weights; default: the checkpoint's")
     add(

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from xvlm2vec_st.batches import key_of, pictures_in, text_length
-from xvlm2vec_st.inputs import InputError, open_inputs
-from xvlm2vec_st.prefix import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
-from xvlm2vec_st.rows import Row, continued, padded, pictures_of, rows_of, with_text
+from xvlm2vec_st.encoding.batches import images_in, key_of, text_length
+from xvlm2vec_st.encoding.inputs import InputError, open_inputs
+from xvlm2vec_st.encoding.packing import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
+from xvlm2vec_st.encoding.token_rows import Row, continued, images_of, padded, rows_of, with_text
 
-# Families whose language model is causal over pictures too, and whose forward takes encoded pictures,
+# Families whose language model is causal over images too, and whose forward takes encoded images,
 # 4-D masks and positions. Each is compared with the plain route in tests/test_lvlm.py.
 FAMILIES = (
     "phi3_v",
@@ -27,24 +27,24 @@ FAMILIES = (
     "idefics3",
     "smolvlm",
 )
-# Those that give encoded pictures as a tensor a row, not a picture.
+# Those that give encoded images as a tensor a row, not an image.
 ENCODED_BY_ROW = ("idefics3", "smolvlm")
 ATTENTION = ("sdpa", "eager")  # flash attention takes no 4-D mask
 # A packed row's mask has width x width entries, 64 MiB of fp32 at this width.
 LONGEST_STRETCH = 4096
 # Values a token, beside `input_ids`.
 PER_TOKEN = ("attention_mask", "mm_token_type_ids")
-# Values a row of a batch that shares; all other tensors belong to its pictures.
-PER_ROW = ("input_ids", *PER_TOKEN, "picture_group", "shared_tokens")
+# Values a row of a batch that shares; all other tensors belong to its images.
+PER_ROW = ("input_ids", *PER_TOKEN, "image_group", "shared_tokens")
 
 
 class LVLM(Transformer):
     """`Transformer` that reads, encodes and attends to what rows share only once.
 
-    In a batch, rows with the same pictures (by content) form a group: the pictures are resized and
+    In a batch, rows with the same images (by content) form a group: the images are resized and
     patched once, the vision tower runs once, and the decoder sees the group's common leading tokens
     once, in a packed row (see `prefix`). States equal those of the plain route, row by row. Where
-    nothing is shared, and for a family that is not known to be causal over its pictures, it is the
+    nothing is shared, and for a family that is not known to be causal over its images, it is the
     plain route; `shares_prefix` says which.
 
     It is what `xvlm2vec_st.SentenceTransformer` makes of a model's first module, and is saved as the
@@ -54,7 +54,7 @@ class LVLM(Transformer):
 
         model = xvlm2vec_st.SentenceTransformer("xvlm2vec")
         model[0].shares_prefix  # True
-        model.encode([{"image": picture, "text": text} for text in texts])  # one vision forward
+        model.encode([{"image": image, "text": text} for text in texts])  # one vision forward
     """
 
     @property
@@ -77,10 +77,10 @@ class LVLM(Transformer):
         processing_kwargs: dict | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Features; where rows share pictures, each picture's only once.
+        """Features; where rows share images, each image's only once.
 
-        Then `input_ids` and the other values a token are (rows, tokens) as ever, `picture_group` (rows,)
-        numbers the rows' sets of pictures in the order of the picture tensors (-1: no picture), and
+        Then `input_ids` and the other values a token are (rows, tokens) as ever, `image_group` (rows,)
+        numbers the rows' sets of images in the order of the image tensors (-1: no image), and
         `shared_tokens` (rows,) says how many leading tokens a row has in common with its group.
         """
         if not inputs or "image" not in self.modalities:
@@ -97,7 +97,7 @@ class LVLM(Transformer):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Token states, (rows, tokens, dim), whichever route computes them."""
-        if "picture_group" not in features:
+        if "image_group" not in features:
             return super().forward(features, **kwargs)
         plan = self.plan(features)
         packed = {key: value for key, value in features.items() if key not in PER_ROW}
@@ -106,9 +106,9 @@ class LVLM(Transformer):
             packed["mm_token_type_ids"] = pack(plan, features["mm_token_type_ids"])
         packed["position_ids"] = pack(plan, self.positions(features))
         packed["attention_mask"] = attention_mask(plan, self.model.dtype)
-        pictures = self._picture_tensors(features)
-        encoded = self.model.get_image_features(**pictures, return_dict=True)
-        packed = {key: value for key, value in packed.items() if key not in pictures}
+        images = self._image_tensors(features)
+        encoded = self.model.get_image_features(**images, return_dict=True)
+        packed = {key: value for key, value in packed.items() if key not in images}
         counts = features["num_images_per_sample"].tolist()
         by_row = self.config.model_type in ENCODED_BY_ROW
         packed["mm_encoder_outputs"] = {"image": in_order(encoded, plan.groups, counts, by_row=by_row)}
@@ -120,7 +120,7 @@ class LVLM(Transformer):
         text = self.config.get_text_config()
         return plan_rows(
             features["attention_mask"],
-            features["picture_group"],
+            features["image_group"],
             features["shared_tokens"],
             limit=min(text.max_position_embeddings, LONGEST_STRETCH),
             boundary=getattr(text, "original_max_position_embeddings", None),
@@ -132,7 +132,7 @@ class LVLM(Transformer):
         if not hasattr(self.model, "get_rope_index"):
             return (mask.cumsum(-1) - 1).clamp(min=0)
         grids = features["image_grid_thw"].split(images_of_groups(features))
-        of_rows = [grids[group] for group in features["picture_group"].tolist() if group >= 0]
+        of_rows = [grids[group] for group in features["image_group"].tolist() if group >= 0]
         found, _ = self.model.get_rope_index(
             features["input_ids"],
             mm_token_type_ids=features["mm_token_type_ids"],
@@ -147,7 +147,7 @@ class LVLM(Transformer):
         Without a token there is no state to pool: sentence-transformers gives a zero vector or fails.
         """
         for row, item in enumerate(inputs):
-            if text_length(item) or pictures_in(item) or not self._has_template():
+            if text_length(item) or images_in(item) or not self._has_template():
                 continue
             messages = self._messages([item], prompt, texts=True)
             if messages is None:
@@ -173,7 +173,7 @@ class LVLM(Transformer):
             return
         image = getattr(self.processor, "image_token_id", None)
         for row in (mask.sum(-1) >= limit).nonzero().flatten().tolist():
-            if image is None or not self._has_template() or not pictures_in(inputs[row]):
+            if image is None or not self._has_template() or not images_in(inputs[row]):
                 continue
             suffix = self._suffix(self._messages([inputs[row]], prompt, texts=True), image)
             places = mask[row].nonzero().flatten()[-max(len(suffix), 1) :]
@@ -186,13 +186,13 @@ class LVLM(Transformer):
             return []
         rows = [[with_text(message, text) for message in messages[0]] for text in ("0", "1 2 3 4")]
         rendered = [self.processor.apply_chat_template([row], tokenize=False)[0] for row in rows]
-        count = len(pictures_of(messages[0]))
+        count = len(images_of(messages[0]))
         ids = [self._ids([text], [count])[0] for text in rendered]
         number = common_prefix([row[::-1] for row in ids])
         suffix = ids[0][len(ids[0]) - number :]
         return [] if image in suffix or number == min(map(len, ids)) else suffix
 
-    def _picture_tensors(self, features: dict[str, Any]) -> dict[str, Tensor]:
+    def _image_tensors(self, features: dict[str, Any]) -> dict[str, Tensor]:
         taken = signature(self.model.get_image_features).parameters
         return {key: features[key] for key in taken if isinstance(features.get(key), Tensor)}
 
@@ -215,9 +215,9 @@ class LVLM(Transformer):
         return messages
 
     def _shared(self, messages: list[list[dict]], **kwargs: Any) -> dict[str, Any] | None:
-        """Features of rows that share pictures; None where no row does."""
+        """Features of rows that share images; None where no row does."""
         known: dict[int, Any] = {}
-        keys = [tuple(key_of(image, known) for image in pictures_of(row)) for row in messages]
+        keys = [tuple(key_of(image, known) for image in images_of(row)) for row in messages]
         repeats = {key for key in keys if key and keys.count(key) > 1}
         if not repeats:
             return None
@@ -235,7 +235,7 @@ class LVLM(Transformer):
         features = super().preprocess([messages[number] for number in leaders], **kwargs)
         rows = dict(zip(leaders, rows_of(features), strict=True))
         if any(rows[lead].ids[-len(tails[lead]) :] != tails[lead] for lead in leads if tails[lead]):
-            return None  # the processor writes more than pictures into a row
+            return None  # the processor writes more than images into a row
         for number, lead in enumerate(leads):
             if number != lead:
                 rows[number] = continued(rows[lead], len(tails[lead]), tails[number])
@@ -255,7 +255,7 @@ class LVLM(Transformer):
         features = {
             "input_ids": padded([row.ids for row in rows], pad, side),
             "attention_mask": padded([[1] * len(row.ids) for row in rows], 0, side),
-            "picture_group": torch.tensor([group.get(lead, -1) for lead in leads]),
+            "image_group": torch.tensor([group.get(lead, -1) for lead in leads]),
             "shared_tokens": torch.tensor([common.get(lead, 0) for lead in leads]),
         }
         if rows[0].types is not None:
@@ -263,16 +263,16 @@ class LVLM(Transformer):
         return features
 
     def _ends(self, messages: list[list[dict] | None]) -> tuple[list[tuple | None], list[list[int]]]:
-        """For each row: the ids up to its last picture, one id a picture, and the ids after it.
+        """For each row: the ids up to its last image, one id an image, and the ids after it.
 
-        None for a row without messages, or whose placeholders do not fit its pictures.
+        None for a row without messages, or whose placeholders do not fit its images.
         """
         chosen = [number for number, row in enumerate(messages) if row is not None]
         rendered = self.processor.apply_chat_template([messages[n] for n in chosen], tokenize=False)
         heads: list[tuple | None] = [None] * len(messages)
         tails: list[list[int]] = [[] for _ in messages]
         image = self.processor.image_token_id
-        counts = [len(pictures_of(messages[n])) for n in chosen]
+        counts = [len(images_of(messages[n])) for n in chosen]
         for number, ids, count in zip(chosen, self._ids(rendered, counts), counts, strict=True):
             if ids.count(image) == count:
                 last = len(ids) - ids[::-1].index(image)
@@ -281,7 +281,7 @@ class LVLM(Transformer):
         return heads, tails
 
     def _ids(self, rendered: list[str], counts: list[int]) -> list[list[int]]:
-        """Token ids of rendered rows, one id a picture."""
+        """Token ids of rendered rows, one id an image."""
         if hasattr(
             self.processor, "encode"
         ):  # Phi-3.5-vision's stretches go through its tokenizer one by one
@@ -304,17 +304,17 @@ def has_window(text: PreTrainedConfig) -> bool:
 
 
 def images_of_groups(features: dict[str, Any]) -> list[int]:
-    """How many pictures each group has."""
+    """How many images each group has."""
     return [count for count in features["num_images_per_sample"].tolist() if count]
 
 
 def in_order(
     encoded: ModelOutput, groups: Sequence[int], counts: Sequence[int], *, by_row: bool = False
 ) -> ModelOutput:
-    """Encoded pictures once for every stretch: `groups` numbers the stretches' sets of pictures.
+    """Encoded images once for every stretch: `groups` numbers the stretches' sets of images.
 
-    `counts` says how many pictures each row had that went through the processor. Families give a
-    tensor a picture or, `by_row`, one a row, empty for a row of text.
+    `counts` says how many images each row had that went through the processor. Families give a
+    tensor an image or, `by_row`, one a row, empty for a row of text.
     """
     sets = [number for number, count in enumerate(counts) if count]
     if list(groups) == list(range(len(sets))):

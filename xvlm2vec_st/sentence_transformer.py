@@ -18,12 +18,12 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file, output_capturing
 
-from xvlm2vec_st.batches import batches_of, pictures_in
-from xvlm2vec_st.families import embedder_modules, pin_backend
-from xvlm2vec_st.inputs import InputError
+from xvlm2vec_st.encoding.batches import batches_of, images_in
+from xvlm2vec_st.encoding.inputs import InputError
+from xvlm2vec_st.families.loading import embedder_modules, pin_backend
+from xvlm2vec_st.families.templates import FILES
 from xvlm2vec_st.lvlm import LVLM
-from xvlm2vec_st.peft_version import check_peft
-from xvlm2vec_st.templates import FILES
+from xvlm2vec_st.utils.peft_version import check_peft
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
             self[0].__class__ = LVLM  # no state of its own: the loaded module, another route
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
-        """The host's `save`, and which code resizes pictures: see `pin_backend`."""
+        """The host's `save`, and which code resizes images: see `pin_backend`."""
         super().save(path, *args, **kwargs)
         if len(self) and isinstance(self[0], Transformer):
             pin_backend(Path(path), self[0])
@@ -74,10 +74,10 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
 
     @deprecated_kwargs(sentences="inputs")
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's `encode`, with inputs of one picture brought together; results in their order.
+        """The host's `encode`, with inputs of one image brought together; results in their order.
 
         `batch_size` counts inputs, as ever: a batch never holds more, and takes less memory where
-        inputs share pictures.
+        inputs share images.
         """
         call = signature(super().encode).bind(inputs, *args, **kwargs)
         call.apply_defaults()
@@ -104,7 +104,7 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         elsewhere = asked["pool"] is not None or isinstance(asked["device"], list)
         if elsewhere or self.is_singular_input(inputs) or len(inputs) <= asked["batch_size"]:
             return super().encode(inputs, *args, **kwargs)
-        if not (isinstance(self[0], LVLM) and self[0].shares_prefix and any(map(pictures_in, inputs))):
+        if not (isinstance(self[0], LVLM) and self[0].shares_prefix and any(map(images_in, inputs))):
             return super().encode(inputs, *args, **kwargs)
         return self._encode_batches(asked)
 

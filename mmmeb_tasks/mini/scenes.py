@@ -116,12 +116,12 @@ def boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
 
 
 def draw(scene: Scene, world: World) -> Image.Image:
-    """The scene as a 96 x 96 RGB picture; the same scene always gives the same pixels."""
-    picture = Image.new("RGB", (PIXELS, PIXELS), _ground(random.Random(scene.seed + 7)))
+    """The scene as a 96 x 96 RGB image; the same scene always gives the same pixels."""
+    image = Image.new("RGB", (PIXELS, PIXELS), _ground(random.Random(scene.seed + 7)))
     for concept, (left, top, right, _) in zip(_shown(scene), boxes(scene), strict=True):
         glyph = world.concepts[concept].glyph.resize((right - left,) * 2, Image.Resampling.BILINEAR)
-        picture.paste(glyph, (left, top), glyph)
-    return picture
+        image.paste(glyph, (left, top), glyph)
+    return image
 
 
 def crop(scene: Scene, world: World, concept: int) -> Image.Image:

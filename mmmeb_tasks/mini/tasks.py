@@ -14,7 +14,7 @@ from mteb.abstasks.task_metadata import TaskCategory, TaskSubtype
 from mteb.models import MTEBModels
 from tqdm.auto import tqdm
 
-from mmmeb_tasks.files import Kind, layout_of
+from mmmeb_tasks.data.layout import Kind, layout_of
 from mmmeb_tasks.mini.write import ensure_mini
 from mmmeb_tasks.retrieval import LANGUAGES, MMMEBMetadata, MMMEBRetrieval, langscripts
 from mmmeb_tasks.tasks import MMMEB_CITATION
@@ -67,7 +67,7 @@ class MiniTask(MMMEBRetrieval):
 
 
 class MiniI2TRanking(MiniTask):
-    """Picture of a scene -> its caption."""
+    """Image of a scene -> its caption."""
 
     metadata = _metadata(
         "MiniI2TRanking", "i2t", "i2t", "Image Text Retrieval", "Find the caption of a scene."
@@ -75,7 +75,7 @@ class MiniI2TRanking(MiniTask):
 
 
 class MiniT2IRanking(MiniTask):
-    """Caption -> picture of the scene."""
+    """Caption -> image of the scene."""
 
     metadata = _metadata(
         "MiniT2IRanking", "t2i", "t2i", "Image Text Retrieval", "Find the scene of a caption."
@@ -83,13 +83,13 @@ class MiniT2IRanking(MiniTask):
 
 
 class MiniClassification(MiniTask):
-    """Picture -> name of what it shows."""
+    """Image -> name of what it shows."""
 
-    metadata = _metadata("MiniClassification", "c", "i2t", "Object recognition", "Name what a picture shows.")
+    metadata = _metadata("MiniClassification", "c", "i2t", "Object recognition", "Name what an image shows.")
 
 
 class MiniVQARanking(MiniTask):
-    """Picture and question -> answer."""
+    """Image and question -> answer."""
 
     metadata = _metadata(
         "MiniVQARanking", "vqa", "it2t", "Question answering", "Answer a question about a scene."
@@ -97,7 +97,7 @@ class MiniVQARanking(MiniTask):
 
 
 class MiniGrounding(MiniTask):
-    """Picture and name -> the part of the picture that shows what is named."""
+    """Image and name -> the part of the image that shows what is named."""
 
     metadata = _metadata(
         "MiniGrounding", "vg", "it2i", "Object recognition", "Find the part of a scene by name."
@@ -140,7 +140,7 @@ def evaluate_mini(
     import mteb
     from sentence_transformers import SentenceTransformer
 
-    from mmmeb_tasks.encoder import MMMEBEncoder
+    from mmmeb_tasks.models.encoder import MMMEBEncoder
 
     if unknown := [language for language in languages if language not in LANGUAGES]:
         raise ValueError(f"unknown language {unknown[0]!r}; MMMEBMini has {', '.join(LANGUAGES)}")

@@ -1,4 +1,4 @@
-"""The mini world's concepts: a picture and a name in every language, read from the bundle."""
+"""The mini world's concepts: an image and a name in every language, read from the bundle."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmmeb_tasks.mini.build import BUNDLE
+from mmmeb_tasks.mini.bundle import BUNDLE
 
 LANGUAGES = ("en", "it", "es", "fr", "de")
 ALIASES = {"ind": "id"}  # a corpus has its rows' ids under `id`
@@ -64,7 +64,7 @@ def load_world(languages: Sequence[str] = LANGUAGES, *, bundle: Path = BUNDLE) -
     if unknown := [language for language in languages if language not in known]:
         raise ValueError(
             f"the mini world has no names in {unknown}; it has {', '.join(known)}. "
-            "python -m mmmeb_tasks.mini.build adds a CLDR locale."
+            "python -m mmmeb_tasks.mini.bundle adds a CLDR locale."
         )
     concepts = tuple(
         Concept(

@@ -15,21 +15,21 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmmeb_tasks.data import cache_folder
-from mmmeb_tasks.folders import Destination, expanded, remove
+from mmmeb_tasks.data.download import cache_folder
 from mmmeb_tasks.instructions import OURS, PUBLISHED, render_query, render_target
-from mmmeb_tasks.mini.build import BUNDLE
+from mmmeb_tasks.mini.bundle import BUNDLE
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, single_scenes, split_pairs, test_scenes
 from mmmeb_tasks.mini.world import LANGUAGES, World, load_world
+from mmmeb_tasks.utils.folders import Destination, expanded, remove
 
 QUERIES = 300
 CANDIDATES = 100
 DATASET = "mini"
 CORPUS_SEED, SINGLES_SEED = 724, 97
 SINGLE_EVERY = 8  # one scene in eight of the corpus shows one concept
-# What is said of a picture of two, by weight. The texts of vqa and vg queries vary and want many rows;
+# What is said of an image of two, by weight. The texts of vqa and vg queries vary and want many rows;
 # i2t, t2i and crop are one instruction each.
-PICTURE_KINDS = {"vqa": 5, "vg": 5, "i2t": 1, "t2i": 1, "crop": 1}
+IMAGE_KINDS = {"vqa": 5, "vg": 5, "i2t": 1, "t2i": 1, "crop": 1}
 # What decides the files' content: the cache is named by it, so that no older world is ever read.
 SOURCES = (BUNDLE, *(Path(__file__).with_name(name) for name in ("phrases.py", "scenes.py", "write.py")))
 
@@ -48,7 +48,7 @@ def _filled(gold: object, hard: Sequence, pool: Sequence, rng: random.Random) ->
     return [*chosen, *rng.sample(rest, CANDIDATES - len(chosen))]
 
 
-def _pictures(scenes: Sequence[Scene], singles: Sequence[Scene], world: World, folder: Path) -> None:
+def _images(scenes: Sequence[Scene], singles: Sequence[Scene], world: World, folder: Path) -> None:
     folder.mkdir(parents=True)
     for i, scene in enumerate(scenes):
         draw(scene, world).save(folder / f"scene_{i:04d}.png")
@@ -75,19 +75,19 @@ def _rows(
         return
     crops = [(i, place) for i in range(len(scenes)) for place in (0, 1)]
     for i, scene in enumerate(scenes):
-        picture = f"scene_{i:04d}.png"
+        image = f"scene_{i:04d}.png"
         if kind in ("i2t", "t2i"):
             chosen = _filled(i, _near(scenes, i), range(len(scenes)), rng)
             if kind == "i2t":
                 captions = [scenes[j].caption(world, language) for j in chosen]
-                yield {"id": i, "img": picture, "captions": captions}
+                yield {"id": i, "img": image, "captions": captions}
             else:
                 images = [f"scene_{j:04d}.png" for j in chosen]
                 yield {"id": i, "text": scene.caption(world, language), "images": images}
         elif kind == "vqa":
             answers = _filled(scene.answer, (scene.asked,), concepts, rng)
             question = scene.question(world, language)
-            yield {"id": i, "img": picture, "question": question, "answers": [name(c) for c in answers]}
+            yield {"id": i, "img": image, "question": question, "answers": [name(c) for c in answers]}
         else:
             place = rng.randrange(2)
             shown = (scene.subject, scene.other)
@@ -95,7 +95,7 @@ def _rows(
             pool = [(j, p) for j, p in crops if (scenes[j].subject, scenes[j].other)[p] != shown[place]]
             chosen = _filled((i, place), [(i, 1 - place)], pool, rng)
             imgs = [f"crop_{j:04d}_{p}.png" for j, p in chosen]
-            yield {"id": i, "img": picture, "text": name(shown[place]), "imgs": imgs}
+            yield {"id": i, "img": image, "text": name(shown[place]), "imgs": imgs}
 
 
 def write_benchmark(out: Path, languages: Sequence[str] = LANGUAGES, *, queries: int = QUERIES) -> Path:
@@ -112,7 +112,7 @@ def write_benchmark(out: Path, languages: Sequence[str] = LANGUAGES, *, queries:
     scenes = test_scenes(world, queries)
     singles = single_scenes(world, queries, SINGLES_SEED)
     with _new_folder(out, what="benchmark", languages=list(languages), queries=queries) as folder:
-        _pictures(scenes, singles, world, folder / f"{DATASET}_images")
+        _images(scenes, singles, world, folder / f"{DATASET}_images")
         (folder / "datasets").mkdir()
         for language in languages:
             for kind in ("i2t", "t2i", "c", "vqa", "vg"):
@@ -138,8 +138,8 @@ def _target(kind: str, language: str) -> str:
     return render_target(kind, instruction_language(kind, language))
 
 
-def _said_of_picture(kind: str, scene: Scene, named: int, world: World, language: str) -> str:
-    """What goes with a picture in one language: the query or the target of a kind."""
+def _said_of_image(kind: str, scene: Scene, named: int, world: World, language: str) -> str:
+    """What goes with an image in one language: the query or the target of a kind."""
     if kind in ("t2i", "crop"):
         return _target("vg" if kind == "crop" else kind, language)
     own = {"vqa": scene.question, "vg": lambda *_: world.name(named, language)}.get(kind)
@@ -150,12 +150,12 @@ CorpusRow = tuple[str, Image.Image | None, dict[str, str]]
 
 
 def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[CorpusRow]:
-    """(id, picture or None, {language: text}): a text alone and a text with a picture, a scene."""
+    """(id, image or None, {language: text}): a text alone and a text with an image, a scene."""
     train, _ = split_pairs(len(world.concepts))
     for i in range(scenes):
         if i % SINGLE_EVERY:
             scene = pair_scene(rng.choice(train), rng)
-            kind = rng.choices(list(PICTURE_KINDS), list(PICTURE_KINDS.values()))[0]
+            kind = rng.choices(list(IMAGE_KINDS), list(IMAGE_KINDS.values()))[0]
         else:
             scene, kind = Scene(rng.randrange(len(world.concepts)), seed=rng.getrandbits(30)), "c"
         named = rng.choice([c for c in (scene.subject, scene.other) if c is not None])
@@ -168,11 +168,9 @@ def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[Corp
                 None,
                 {language: _query("t2i", language, text) for language, text in said.items()},
             )
-        picture = crop(scene, world, named) if kind == "crop" else draw(scene, world)
-        said = {
-            language: _said_of_picture(kind, scene, named, world, language) for language in world.languages
-        }
-        yield f"{i}/picture/{kind}", picture, said
+        image = crop(scene, world, named) if kind == "crop" else draw(scene, world)
+        said = {language: _said_of_image(kind, scene, named, world, language) for language in world.languages}
+        yield f"{i}/picture/{kind}", image, said
 
 
 def write_corpus(
@@ -180,7 +178,7 @@ def write_corpus(
 ) -> Path:
     """Write a parallel corpus over train pairs to the new folder `out`: parallel.jsonl and images/.
 
-    Two rows a scene: its caption or t2i query (text only), and a text with a picture.
+    Two rows a scene: its caption or t2i query (text only), and a text with an image.
 
     Raises:
         ValueError: if `out` exists, for a language without names, or for no scene.
@@ -195,12 +193,12 @@ def write_corpus(
         (folder / "images").mkdir()
 
         def lines() -> Iterator[dict]:
-            for row_id, picture, texts in _corpus_rows(world, scenes, rng):
-                image = None
-                if picture is not None:
-                    image = f"images/{row_id.split('/')[0]}.png"
-                    picture.save(folder / image)
-                yield {"id": row_id, "image": image, **texts}
+            for row_id, image, texts in _corpus_rows(world, scenes, rng):
+                name = None
+                if image is not None:
+                    name = f"images/{row_id.split('/')[0]}.png"
+                    image.save(folder / name)
+                yield {"id": row_id, "image": name, **texts}
 
         _write_lines(folder / "parallel.jsonl", lines())
     return out

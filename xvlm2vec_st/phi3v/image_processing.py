@@ -1,4 +1,4 @@
-"""Pictures to crops of 336 x 336 pixels: Phi-3.5-vision's HD transform, with PIL alone.
+"""Images to crops of 336 x 336 pixels: Phi-3.5-vision's HD transform, with PIL alone.
 
 There is one backend, whatever is installed: torchvision's resize would give other pixels, and so
 other embeddings, on another machine.
@@ -16,7 +16,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.processing_utils import ImagesKwargs
 
-from xvlm2vec_st.images import open_image
+from xvlm2vec_st.images.opening import open_image
 
 CROP = 336  # pixels, a side
 TOKENS = 12  # tokens, a side of a crop
@@ -58,7 +58,7 @@ class Phi3VImageProcessor(PilBackend):
         return image_url_or_urls
 
     def process_image(self, image: Any, **kwargs: Any) -> Image.Image:  # type: ignore[override]
-        """One picture as RGB; see `read_rgb`."""
+        """One image as RGB; see `read_rgb`."""
         return read_rgb(image)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
@@ -91,17 +91,17 @@ def read_rgb(image: Any) -> Image.Image:
     """An RGB image from whatever `open_image` takes.
 
     Transparency is dropped, as in training, not laid on white. An animation gives its first frame;
-    a picture that the caller opened is taken as it stands (frame, orientation), a file from a path
+    an image that the caller opened is taken as it stands (frame, orientation), a file from a path
     is turned upright by its EXIF tag, as transformers does.
 
     Raises:
-        ValueError: nothing there, not a picture, or damaged.
+        ValueError: nothing there, not an image, or damaged.
     """
     return open_image(image).convert("RGB")
 
 
 def flat_list(images: Any) -> list[Any]:
-    """Pictures in order, from one picture or lists of them, however deep.
+    """Images in order, from one image or lists of them, however deep.
 
     >>> flat_list([["a"], [], ["b", "c"]])
     ['a', 'b', 'c']
@@ -122,7 +122,7 @@ def check_num_crops(num_crops: int) -> None:
 def hd_transform(image: Image.Image, num_crops: int) -> Image.Image:
     """Scale to the widest grid of at most `num_crops` tiles, and pad with white to whole tiles.
 
-    A tall picture is turned on its side first and back at the end, so that the resize rounds to
+    A tall image is turned on its side first and back at the end, so that the resize rounds to
     whole colours in the same order as when the checkpoint was trained.
     """
     if image.width < image.height:
@@ -139,7 +139,7 @@ def hd_transform(image: Image.Image, num_crops: int) -> Image.Image:
 
 
 def grid_columns(ratio: float, num_crops: int) -> int:
-    """The most columns whose grid, for a picture `ratio` times wider than high, fits `num_crops`.
+    """The most columns whose grid, for an image `ratio` times wider than high, fits `num_crops`.
 
     >>> [grid_columns(ratio, 16) for ratio in (1.0, 1.5, 4.0)]
     [4, 4, 8]
@@ -170,7 +170,7 @@ def crop(pixels: Tensor, num_crops: int) -> Tensor:
 
 
 def num_image_tokens(height: int, width: int) -> int:
-    """Tokens of a picture tiled to `height` x `width` pixels.
+    """Tokens of an image tiled to `height` x `width` pixels.
 
     Each crop has 12 x 12 tokens, each line of tokens a newline, the two scales a separator.
 

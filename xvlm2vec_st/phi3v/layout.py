@@ -1,4 +1,4 @@
-"""Where pictures stand in texts: tags, rows of token ids, cutting and padding. No models here."""
+"""Where images stand in texts: tags, rows of token ids, cutting and padding. No models here."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ Side = Literal["left", "right"]
 
 TAG = re.compile(r"<\|image_(\d+)\|>")
 
-# VLM2Vec's layout, without roles: the pictures, each on a line, then the texts. A system message,
+# VLM2Vec's layout, without roles: the images, each on a line, then the texts. A system message,
 # which is what sentence-transformers makes of a prompt, so comes right before the user's text.
 CHAT_TEMPLATE = """\
 {%- set seen = namespace(images=0) -%}
@@ -61,14 +61,14 @@ def error_in(where: str) -> Iterator[None]:
 
 
 def images_by_row(texts: Sequence[str], images: Any) -> list[list[Any]]:
-    """The pictures of each text, in the order in which the text names them.
+    """The images of each text, in the order in which the text names them.
 
     Args:
         texts: with tags `<|image_1|>`, `<|image_2|>` …, numbered within each text.
-        images: None; one picture; a list in order of all tags; or, for each text, None or a list.
+        images: None; one image; a list in order of all tags; or, for each text, None or a list.
 
     Raises:
-        ValueError: a text's tags are not 1 to n, or not as many as its pictures.
+        ValueError: a text's tags are not 1 to n, or not as many as its images.
 
     >>> images_by_row(["a", "<|image_2|> or <|image_1|>"], [None, ["x", "y"]])
     [[], ['y', 'x']]
@@ -77,23 +77,21 @@ def images_by_row(texts: Sequence[str], images: Any) -> list[list[Any]]:
     for row, numbers in enumerate(tags):
         if sorted(numbers) != list(range(1, len(numbers) + 1)):
             raise ValueError(
-                f"row {row}: image tags {numbers}; number a text's pictures from 1, each once: "
+                f"row {row}: image tags {numbers}; number a text's images from 1, each once: "
                 "<|image_1|>, <|image_2|>"
             )
-    given = deal(images, [len(numbers) for numbers in tags])
-    for row, (numbers, pictures) in enumerate(zip(tags, given, strict=True)):
-        if len(numbers) != len(pictures):
+    dealt = deal(images, [len(numbers) for numbers in tags])
+    for row, (numbers, own) in enumerate(zip(tags, dealt, strict=True)):
+        if len(numbers) != len(own):
             raise ValueError(
-                f"row {row}: {len(numbers)} image tag(s) in the text and {len(pictures)} image(s); "
+                f"row {row}: {len(numbers)} image tag(s) in the text and {len(own)} image(s); "
                 "pass as many images as tags, and '<|image_1|>\\n' before the text of an image"
             )
-    return [
-        [pictures[number - 1] for number in numbers] for numbers, pictures in zip(tags, given, strict=True)
-    ]
+    return [[own[number - 1] for number in numbers] for numbers, own in zip(tags, dealt, strict=True)]
 
 
 def deal(images: Any, wanted: Sequence[int]) -> list[list[Any]]:
-    """`images` as one list a row; a flat list is dealt out, `wanted` pictures to each row.
+    """`images` as one list a row; a flat list is dealt out, `wanted` images to each row.
 
     Raises:
         ValueError: lists for another number of rows, or a flat list of another length.
@@ -118,7 +116,7 @@ def deal(images: Any, wanted: Sequence[int]) -> list[list[Any]]:
 
 
 def join(chunks: Sequence[Sequence[int]], counts: Sequence[int], bos: int, image: int) -> Row:
-    """A row from the ids of its stretches of text and the token counts of the pictures between.
+    """A row from the ids of its stretches of text and the token counts of the images between.
 
     >>> join([[], [5, 6]], [3], bos=1, image=9)
     Row(ids=[1, 9, 9, 9, 1, 5, 6], types=[0, 1, 1, 1, 0, 0, 0])
@@ -135,7 +133,7 @@ def cut(row: Row, limit: int, side: Side) -> Row:
     """At most `limit` tokens of a row, cut from `side`.
 
     Raises:
-        ValueError: a picture, or the `<s>` that ends it, would be cut.
+        ValueError: an image, or the `<s>` that ends it, would be cut.
 
     >>> cut(Row([1, 5, 6], [0, 0, 0]), 2, "right").ids
     [1, 5]

@@ -1,4 +1,4 @@
-"""Texts with `<|image_1|>`, and their pictures, to what Phi-3.5-vision reads."""
+"""Texts with `<|image_1|>`, and their images, to what Phi-3.5-vision reads."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -25,8 +25,8 @@ UNLIMITED = 10**20  # a tokenizer without a length of its own says 10^30
 class Phi3VProcessor(ProcessorMixin):
     """Tokenizer and image processor of Phi-3.5-vision, for batches of any mixture.
 
-    The tokenizer's `<s>` stands before every stretch of text, so a picture lies between two; the
-    positions of a picture hold `image_token`, a real id, and `mm_token_type_ids` marks them.
+    The tokenizer's `<s>` stands before every stretch of text, so an image lies between two; the
+    positions of an image hold `image_token`, a real id, and `mm_token_type_ids` marks them.
     """
 
     def __init__(
@@ -62,51 +62,51 @@ class Phi3VProcessor(ProcessorMixin):
 
         Args:
             images: none; one; a list in the order of the texts' tags; or a list for each text.
-                Pictures, arrays, paths or addresses.
-            text: one or more texts, with `<|image_1|>`, `<|image_2|>` where the row's pictures go.
+                Images, arrays, paths or addresses.
+            text: one or more texts, with `<|image_1|>`, `<|image_2|>` where the row's images go.
             **kwargs: as for any processor, flat or in `text_kwargs`, `images_kwargs` and
                 `common_kwargs`: `padding`, `max_length`, `num_crops`, `return_tensors` and so on.
 
         Raises:
-            ValueError: tags and pictures of a row do not match; a picture cannot be read;
-                `max_length` would cut a picture.
+            ValueError: tags and images of a row do not match; an image cannot be read;
+                `max_length` would cut an image.
         """
         for other in ("videos", "audio"):
             if kwargs.pop(other, None) is not None:
                 raise ValueError(f"Phi-3.5-vision reads text and images; leave {other} out")
         if text is None:
-            raise ValueError("text is missing; for a picture alone pass the text '<|image_1|>\\n'")
+            raise ValueError("text is missing; for an image alone pass the text '<|image_1|>\\n'")
         settings = self._merge_kwargs(
             self.valid_processor_kwargs,  # type: ignore[arg-type]
             tokenizer_init_kwargs=self.tokenizer.init_kwargs,
             **kwargs,
         )
         texts = [text] if isinstance(text, str) else list(text)
-        pictures = images_by_row(texts, images)
-        pixels, counts = self.process_pictures(pictures, **settings["images_kwargs"])
+        images = images_by_row(texts, images)
+        pixels, counts = self.process_images(images, **settings["images_kwargs"])
         return_tensors = settings["text_kwargs"].pop("return_tensors", None)
         features = self.tokenize(texts, counts, **settings["text_kwargs"])
         return BatchFeature(features | pixels, tensor_type=return_tensors)
 
-    def process_pictures(
-        self, pictures: Sequence[Sequence[Any]], **images_kwargs: Any
+    def process_images(
+        self, images: Sequence[Sequence[Any]], **images_kwargs: Any
     ) -> tuple[dict[str, Any], list[list[int]]]:
-        """Pixels of all rows' pictures in order, and the image tokens of each row's pictures.
+        """Pixels of all rows' images in order, and the image tokens of each row's images.
 
         Raises:
-            ValueError: a picture cannot be read; the row and the picture are named.
+            ValueError: an image cannot be read; the row and the image are named.
         """
         read = []
-        for row, row_pictures in enumerate(pictures):
-            for number, picture in enumerate(row_pictures, 1):
+        for row, row_images in enumerate(images):
+            for number, image in enumerate(row_images, 1):
                 with error_in(f"row {row}, image {number}"):
-                    read.append(read_rgb(picture))
+                    read.append(read_rgb(image))
         if not read:
-            return {}, [[] for _ in pictures]
+            return {}, [[] for _ in images]
         images_kwargs.pop("return_tensors", None)
         pixels = dict(self.image_processor(read, **images_kwargs))
         sizes = iter(pixels["image_sizes"].tolist())
-        return pixels, [[num_image_tokens(*next(sizes)) for _ in row] for row in pictures]
+        return pixels, [[num_image_tokens(*next(sizes)) for _ in row] for row in images]
 
     def tokenize(
         self,
@@ -121,14 +121,14 @@ class Phi3VProcessor(ProcessorMixin):
         return_attention_mask: bool | None = None,
         **_: Any,
     ) -> dict[str, list[list[int]]]:
-        """Ids, mask and, with pictures, types: each [batch][seq].
+        """Ids, mask and, with images, types: each [batch][seq].
 
-        `counts` has the image tokens of each row's pictures in the order of its tags. The other
+        `counts` has the image tokens of each row's images in the order of its tags. The other
         arguments are a tokenizer's; `padding_side` and `max_length` are the tokenizer's own when
         absent, and `truncation` is on where a `max_length` is given.
 
         Raises:
-            ValueError: a row would lose part of a picture, or its text holds `image_token` itself.
+            ValueError: a row would lose part of an image, or its text holds `image_token` itself.
         """
         rows = self.encode(texts, counts)
         limit = max_length or self.tokenizer.model_max_length
@@ -159,10 +159,10 @@ class Phi3VProcessor(ProcessorMixin):
         }
 
     def encode(self, texts: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Row]:
-        """Each text's ids, `<s>` before every stretch and placeholders for its pictures.
+        """Each text's ids, `<s>` before every stretch and placeholders for its images.
 
         The stretches go through the tokenizer one by one, as in training: joined, a stretch after a
-        picture would lose its leading word mark.
+        image would lose its leading word mark.
 
         Raises:
             ValueError: a text holds `image_token` itself.
@@ -178,7 +178,7 @@ class Phi3VProcessor(ProcessorMixin):
             if any(self.image_token_id in chunk for chunk in chunks):
                 raise ValueError(
                     f"row {number}: the text holds {self.image_token!r}, which stands for pixels; "
-                    "write <|image_1|> where a picture goes, and no placeholder elsewhere"
+                    "write <|image_1|> where an image goes, and no placeholder elsewhere"
                 )
             rows.append(join(chunks, row_counts, bos, self.image_token_id))
         return rows

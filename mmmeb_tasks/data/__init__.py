@@ -1,0 +1,1 @@
+"""The published files: layout, download and check."""

@@ -1,0 +1,226 @@
+"""Rows of the published MMMEB files. Knows the layout on disk and nothing else.
+
+Source: the data page swap-uniba/MMMEB-Benchmark, `datasets/*.jsonl` beside the image folders.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+from mmmeb_tasks.utils.texts import fault_of, is_blank, printable, short
+
+# Allows images outside the data folder, which links lead to; names never leave it otherwise.
+OUTSIDE = "MMMEB_OUTSIDE_IMAGES"
+
+Kind = Literal["i2t", "t2i", "vqa", "vg", "c"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class DataError(ValueError):
+    """The data are not there, or are not as published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which JSON fields a kind of task has, beside `id`; `images`: candidates are images."""
+
+    image: str | None
+    text: str | None
+    candidates: str
+    images: bool
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field that a line must have."""
+        return tuple(f for f in ("id", self.image, self.text, self.candidates) if f)
+
+
+LAYOUTS: dict[Kind, Layout] = {
+    "i2t": Layout(image="img", text=None, candidates="captions", images=False),
+    "t2i": Layout(image=None, text="text", candidates="images", images=True),
+    "vqa": Layout(image="img", text="question", candidates="answers", images=False),
+    "vg": Layout(image="img", text="text", candidates="imgs", images=True),
+    "c": Layout(image="img", text=None, candidates="classes", images=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One query with its own candidates: texts, or paths of images. The first one is the gold."""
+
+    line: int
+    id: str
+    image: Path | None
+    text: str | None
+    candidates: tuple[str, ...] | tuple[Path, ...]
+
+
+def layout_of(kind: str) -> Layout:
+    """The fields of a kind of task; `ValueError` for a kind that MMMEB does not have.
+
+    >>> layout_of("vqa").fields
+    ('id', 'img', 'question', 'answers')
+    """
+    if kind not in LAYOUTS:
+        raise ValueError(f"unknown kind {kind!r}; MMMEB has {', '.join(KINDS)}")
+    return LAYOUTS[kind]
+
+
+def data_file(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Path:
+    """Where the rows of one task and language are.
+
+    >>> data_file(Path("data"), "maxm_v1", "fr", 100, "vqa").as_posix()
+    'data/datasets/maxm_v1_fr_100_formatted_vqa.jsonl'
+    """
+    return root / "datasets" / f"{dataset}_{lang}_{maximum}_formatted_{kind}.jsonl"
+
+
+def image_path(root: Path, dataset: str, name: str) -> Path:
+    """Where the image that a row names is; the image need not exist.
+
+    A name with "/" is relative to the data root, one without is in `{dataset}_images`; where the
+    name has no extension, it is `.jpg`.
+
+    >>> image_path(Path("data"), "xm", "0a1b").as_posix()
+    'data/xm_images/0a1b.jpg'
+    >>> image_path(Path("data"), "xm", "crops/7.png").as_posix()
+    'data/crops/7.png'
+    """
+    name = name if PurePosixPath(name).suffix else f"{name}.jpg"
+    return root / name if "/" in name else root / f"{dataset}_images" / name
+
+
+def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Iterator[Row]:
+    """Rows of one file, read line by line.
+
+    A row whose query text or image is null is left out, so that every model has the same
+    denominator.
+
+    Raises:
+        DataError: no such file; or, naming file and line: a line that is no JSON object, a field
+            that is missing or of another type, no candidates, an image that is not there.
+    """
+    records = read_records(root, dataset, lang, maximum, kind)
+    return _rows(data_file(root, dataset, lang, maximum, kind), records)
+
+
+def _rows(path: Path, records: Iterator[tuple[int, Row | ValueError | None]]) -> Iterator[Row]:
+    for number, row in records:
+        if isinstance(row, ValueError):
+            raise DataError(f"{path} line {number}: {printable(row)}") from row
+        if row is not None:
+            yield row
+
+
+def read_records(
+    root: Path, dataset: str, lang: str, maximum: int, kind: Kind
+) -> Iterator[tuple[int, Row | ValueError | None]]:
+    """Every line of one file: its number, and its row, what is wrong with it, or None (skipped).
+
+    Raises:
+        DataError: no such file.
+    """
+    layout = layout_of(kind)
+    path = data_file(root, dataset, lang, maximum, kind)
+    if not path.is_file():
+        others = sorted(p.name for p in path.parent.glob(f"{dataset}_*_formatted_*.jsonl"))
+        raise DataError(f"no file {path}; of {dataset} there are: {', '.join(others) or 'none'}")
+    return _lines(path, _Images(root, dataset), layout)
+
+
+def _lines(path: Path, images: "_Images", layout: Layout) -> Iterator[tuple[int, Row | ValueError | None]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield number, _row(number, _record(line, layout), images, layout)
+            except ValueError as error:
+                yield number, error
+
+
+def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
+    """One line as a mapping that has every field of the layout."""
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("the line is nested too deep; one object a line") from error
+    except ValueError as error:
+        shown = line[:60].decode(errors="replace").rstrip()
+        raise ValueError(f"{shown!r} is no JSON ({error}); one object a line") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {short(record)}")
+    if missing := [field for field in layout.fields if field not in record]:
+        fields = ", ".join(layout.fields)
+        raise ValueError(f"no field {missing[0]!r}; it has {', '.join(record)[:200]}, needs {fields}")
+    return record
+
+
+def _row(number: int, record: Mapping[str, object], images: "_Images", layout: Layout) -> Row | None:
+    """A record as a row, or `None` where the query's text or image is null."""
+    image = _text(record, layout.image)
+    text = _text(record, layout.text)
+    if (layout.image and image is None) or (layout.text and text is None):
+        return None
+    names = record[layout.candidates]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{layout.candidates!r} is {short(names)}; needs a list, the gold first")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{layout.candidates!r} holds {short(name)}; needs strings only")
+        if fault := fault_of(name):
+            raise ValueError(f"a text of {layout.candidates!r} {fault}")
+    return Row(
+        line=number,
+        id=_id(record["id"]),
+        image=None if image is None else images[image],
+        text=text,
+        candidates=tuple(images[name] for name in names) if layout.images else tuple(names),
+    )
+
+
+def _text(record: Mapping[str, object], field: str | None) -> str | None:
+    value = record[field] if field else None
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{field!r} is {short(value)}; needs a string, or null to leave the row out")
+    if value is not None and (fault := fault_of(value)):
+        raise ValueError(f"{field!r} {fault}")
+    return value
+
+
+def _id(value: object) -> str:
+    """A row's id as text.
+
+    >>> _id(7), _id("a7")
+    ('7', 'a7')
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int) or is_blank(str(value)):
+        raise ValueError(f"'id' is {short(value)}; needs a text or a whole number")
+    if fault := fault_of(str(value)):
+        raise ValueError(f"'id' {fault}")
+    return str(value)
+
+
+class _Images(dict[str, Path]):
+    """Image names -> paths that exist; each name is looked up on disk once a file."""
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        self.root, self.dataset = root, dataset
+        self.real = None if os.environ.get(OUTSIDE) else root.resolve()
+
+    def __missing__(self, name: str) -> Path:
+        path = image_path(self.root, self.dataset, name)
+        try:
+            there = path.is_file()
+        except OSError as error:  # a name that is too long
+            raise ValueError(f"image {short(name)} cannot be looked for ({error.strerror})") from error
+        if not there:
+            raise ValueError(f"image {short(name)} is not at {printable(path)}")
+        if self.real is not None and not path.resolve().is_relative_to(self.real):
+            raise ValueError(
+                f"image {short(name)} lies outside the data folder, at {printable(path.resolve())}; move "
+                f"it there, or allow it: {OUTSIDE}=1"
+            )
+        self[name] = path
+        return path

@@ -1,0 +1,1 @@
+"""Models that mteb can score on MMMEB: encoders, local folders, baselines."""

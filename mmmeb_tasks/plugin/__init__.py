@@ -1,0 +1,1 @@
+"""Everything that patches mteb: tasks, benchmarks, models and `mteb run`."""

@@ -1,0 +1,1 @@
+"""Helpers shared with xvlm2vec_st."""

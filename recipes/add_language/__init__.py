@@ -1,0 +1,1 @@
+"""Add languages to an embedder."""

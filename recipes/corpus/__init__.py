@@ -1,1 +1,0 @@
-"""From English rows to a parallel corpus: sources, fields, translators, memory, repair, checks, report."""

@@ -1,0 +1,1 @@
+"""Distil an English embedder into other languages."""

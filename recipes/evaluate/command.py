@@ -1,0 +1,283 @@
+"""Score models on MMMEB and compare them: tables, a chart, every query, a page of hard queries.
+
+    python -m recipes.evaluate ./xvlm2vec --tasks MMMEBMini                      # offline, a minute or two
+    python -m recipes.evaluate ./xvlm2vec sentence-transformers/clip-ViT-B-32-multilingual-v1 \\
+        --tasks MMMEB --languages eng ita --styles plain,punct,newline --out report
+
+A model is a folder, or a name that `mteb run -m` takes. In OUT: scores.md, scores.csv, pairs.csv (each
+model against each other one, query by query), queries.csv (the rank of each query's right answer),
+languages.png, queries.html. What is done is kept in OUT; the same command goes on after a stop.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import mteb
+import numpy as np
+from mteb.cache import ResultCache
+from mteb.models import ModelMeta, MTEBModels, SentenceTransformerEncoderWrapper
+
+from mmmeb_tasks.instructions import STYLES, Style
+from mmmeb_tasks.models.encoder import MMMEBEncoder
+from mmmeb_tasks.models.local_folders import folder_meta, is_local, load_folder
+from mmmeb_tasks.plugin.cli import ours, set_aside, with_parts
+from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, lost_modalities, refuse_lost_modality
+from xvlm2vec_st.utils.folders import Destination, expanded, whole_file
+from xvlm2vec_st.utils.texts import printable
+
+from ..shared import command
+from .comparison import Cell, difference, interval, markdown, scores_chart
+from .queries_page import queries_page
+
+TOP = 10  # mteb keeps so many candidates a query
+# What the report is, beside `predictions` and `results`.
+FILES = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "languages.png", "queries.html", "images")
+
+
+@dataclass
+class Run:
+    """One model in one style: what its rows are called, and how it is filed."""
+
+    label: str
+    style: Style | None
+    model: MTEBModels
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder of predictions: the state of the weights is in it."""
+        meta = self.model.mteb_model_meta
+        return f"{meta.model_name_as_path()}__{meta.revision}__{self.style or 'bare'}"
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = command.parser_of(__doc__)
+    parser.add_argument("models", nargs="+", type=os.path.expanduser, help="folders, or names of mteb")
+    what = parser.add_argument_group("what is scored")
+    what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")
+    what.add_argument(
+        "--languages", nargs="+", type=three_letters, help="en it es fr de, or eng ita ...; default: all"
+    )
+    what.add_argument("--styles", default="plain", help=f"how texts end, of {','.join(STYLES)}")
+    how = parser.add_argument_group("how")
+    how.add_argument("--out", type=expanded, default=Path("report"), help="the report's folder")
+    how.add_argument("--batch-size", type=int, default=32, help="rows a forward pass; lower: less memory")
+    how.add_argument("--device", help="cpu, cuda, ...; default: what is there")
+    how.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over queries")
+    how.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    return parser.parse_args(argv)
+
+
+def three_letters(language: str) -> str:
+    """A language of MMMEB as mteb names it; any other word as it is.
+
+    >>> three_letters("it"), three_letters("ita")
+    ('ita', 'ita')
+    """
+    return LANGUAGES.get(language, language).split("-")[0]
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Score, and write the report; returns its folder."""
+    args = parse_args(argv)
+    # 1. Names first: nothing is loaded for a mistyped one.
+    styles = args.styles.split(",")
+    for style in styles:
+        if style not in STYLES:
+            raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
+    tasks = [t for t in with_parts(ours(args.tasks, args.languages)) if isinstance(t, MMMEBRetrieval)]
+    if not tasks:
+        raise ValueError(f"none of {', '.join(args.tasks)} is a task of MMMEB")
+    metas = {name: meta_of(name) for name in args.models}
+    for name, meta in metas.items():
+        refuse_half(name, meta, tasks, styles, args.device)
+    check_out(args.out)
+    # The lock lies in OUT, which may be a mount point: a report is filled, not moved into place.
+    with Destination(args.out / "evaluate").hold():
+        evaluated(args, metas, tasks, styles)
+    return args.out
+
+
+def check_out(out: Path) -> None:
+    """Refuse an OUT that is no folder, or that has files which the report would replace.
+
+    Raises:
+        ValueError: the first of them.
+    """
+    Destination(out).check_kind()
+    if not any(out.glob("predictions/*__*/*_predictions.json")):  # an earlier report is gone on with
+        for name in FILES:
+            if os.path.lexists(out / name):
+                raise ValueError(f"{out / name} exists, and no earlier report wrote it; choose another --out")
+
+
+def evaluated(
+    args: argparse.Namespace,
+    metas: Mapping[str, ModelMeta],
+    tasks: Sequence[MMMEBRetrieval],
+    styles: Sequence[Style],
+) -> None:
+    """Score all models on all tasks, and write the report."""
+    for task in tasks:
+        task.load_data()
+
+    # 2. One model after another in memory, all styles and tasks of each.
+    cells: list[Cell] = []
+    for name, meta in metas.items():
+        for run in runs(name, meta, styles, args.device):
+            for task in tasks:
+                print(f"{printable(run.label)}: {task.metadata.name}", file=sys.stderr)
+                cells += score(run, task, args.out, batch_size=args.batch_size)
+
+    # 3. The report.
+    rng = np.random.default_rng(args.seed)
+    for cell in cells:
+        cell.low, cell.high = interval(cell.hits, args.resamples, rng)
+    text = markdown(cells)
+    with whole_file(args.out / "scores.md") as part:
+        part.write_text(text, "utf-8")
+    write_csv(args.out / "scores.csv", [cell.row() for cell in cells])
+    write_csv(args.out / "queries.csv", [row for cell in cells for row in cell.query_rows()])
+    write_csv(args.out / "pairs.csv", [*pairs(cells, args.resamples, rng)])
+    with whole_file(args.out / "languages.png") as part:
+        scores_chart(cells, part)
+    queries_page(cells, {task.metadata.name: task for task in tasks}, args.out)
+    print(text)
+    print(f"{args.out}: scores.md, scores.csv, pairs.csv, queries.csv, languages.png, queries.html")
+
+
+def meta_of(name: str) -> ModelMeta:
+    """What mteb or a folder's files say of a model, before it is loaded."""
+    return folder_meta(Path(name)) if is_local(name) else mteb.get_model_meta(name, fetch_from_hf=True)
+
+
+def refuse_half(
+    name: str, meta: ModelMeta, tasks: Sequence[MMMEBRetrieval], styles: Sequence[Style], device: str | None
+) -> None:
+    """Refuse a model that does not take all that a task holds, before any other model is scored.
+
+    Raises:
+        ValueError: the first such task.
+    """
+    lost = [task for task in tasks if lost_modalities(task.metadata, meta)]
+    # The Hub's files may say less of a model than it takes; loading it tells.
+    if lost and not is_local(name):
+        meta = next(runs(name, meta, styles, device)).model.mteb_model_meta
+    for task in lost:
+        refuse_lost_modality(task.metadata, meta)
+
+
+def runs(name: str, meta: ModelMeta, styles: Sequence[Style], device: str | None) -> Iterator[Run]:
+    """A model in each style; a model that takes no instructions, once."""
+    if is_local(name):
+        first = load_folder(meta.name, meta.revision, folder=name, device=device)
+        revision = meta.revision
+    else:
+        first = meta.load_model(device=device)
+        revision = first.mteb_model_meta.revision
+        stock = type(first) is SentenceTransformerEncoderWrapper
+        if stock and first.model.supports(("image", "text")):
+            first = MMMEBEncoder(first.model, name=meta.name, batch_size=None)
+    if not (isinstance(first, MMMEBEncoder) and first.style):
+        if isinstance(first, MMMEBEncoder):
+            first.mteb_model_meta = first.mteb_model_meta.model_copy(update={"revision": revision})
+        yield Run(name, None, first)
+        return
+    for style in styles:
+        encoder = MMMEBEncoder(first.model, name=meta.name, style=style, batch_size=None)
+        encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"revision": revision})
+        yield Run(name, style, encoder)
+
+
+def score(run: Run, task: MMMEBRetrieval, out: Path, *, batch_size: int) -> list[Cell]:
+    """One model on one task, each language a cell; what is done already is read, not run."""
+    cache, name = ResultCache(out), task.metadata.name
+    folder = out / "predictions" / run.folder
+    meta = run.model.mteb_model_meta
+    set_aside(cache, task, meta.name)
+    predictions = folder / task.prediction_file_name
+    result = cache.get_task_result_path(name, meta)
+    if result.is_file() and not set(task.hf_subsets) & _languages_done(result) <= _read(predictions).keys():
+        result.unlink()  # scores without their queries: a run that was stopped between the two files
+    if predictions.is_file() and not (result.is_file() and _read(predictions)):
+        # Cut off, or of a result that was set aside; mteb would add to it.
+        predictions.replace(predictions.with_suffix(".json.other"))
+    mteb.evaluate(
+        run.model,
+        task,
+        cache=cache,
+        co2_tracker=False,
+        encode_kwargs={"batch_size": batch_size},
+        prediction_folder=folder,
+    )
+    found = _read(predictions)
+    return [cell(run, task, language, found[language]["test"]) for language in task.hf_subsets]
+
+
+def _languages_done(result: Path) -> set[str]:
+    return {entry["hf_subset"] for entry in json.loads(result.read_text("utf-8"))["scores"].get("test", ())}
+
+
+def _read(path: Path) -> dict[str, dict]:
+    """A file of predictions; empty where there is none, or one that was cut off."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def cell(run: Run, task: MMMEBRetrieval, language: str, found: dict[str, dict[str, float]]) -> Cell:
+    """One model, task and language: for each query, the rank of the right answer and the first one."""
+    gold = task.dataset[language]["test"]["relevant_docs"]
+    ranks: dict[str, int | None] = {}
+    first: dict[str, str] = {}
+    for query, scores in found.items():
+        # Of equal scores the greater id is first, as mteb has it.
+        order = sorted(scores, key=lambda document: (scores[document], document), reverse=True)
+        right = next(iter(gold[query]))
+        ranks[query] = order.index(right) + 1 if right in order[:TOP] else None
+        first[query] = order[0]
+    return Cell(run.label, run.style or "bare", task.metadata.name, language, ranks, first)
+
+
+def pairs(cells: Sequence[Cell], resamples: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
+    """Each two models on the same task, language and style: difference of P@1, over the same queries."""
+    for one, two in combinations(cells, 2):
+        same = one.task == two.task and one.language == two.language
+        if same and one.model != two.model and (one.style == two.style or "bare" in (one.style, two.style)):
+            mean, low, high = difference(one.hits, two.hits, resamples, rng)
+            names = {"model": one.model, "other": two.model, "style": one.style, "other_style": two.style}
+            yield names | {
+                "task": one.task,
+                "language": one.language,
+                "difference": round(mean, 6),
+                "low": round(low, 6),
+                "high": round(high, 6),
+            }
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    """Rows of one shape as a CSV file, which appears whole; without rows an empty one."""
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        if rows:
+            writer = csv.DictWriter(file, [*rows[0]])
+            writer.writeheader()
+            writer.writerows({key: csv_value(value) for key, value in row.items()} for row in rows)
+
+
+def csv_value(value: object) -> object:
+    r"""A value for a spreadsheet, which would compute a text that begins as a formula does.
+
+    >>> csv_value("=1+1"), csv_value("./model"), csv_value(-0.5)
+    ("'=1+1", './model', -0.5)
+    """
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value)

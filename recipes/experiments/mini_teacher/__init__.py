@@ -1,0 +1,1 @@
+"""Train the English embedder of the mini world."""

@@ -1,0 +1,1 @@
+"""From English rows to a parallel corpus."""

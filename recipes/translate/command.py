@@ -1,0 +1,343 @@
+"""From English rows to a parallel corpus: translate, check, repair; killed, it goes on where it was.
+
+    python -m recipes.translate --corpus english.jsonl --to it es fr de pt ja --out parallel.jsonl
+    python -m recipes.translate --mmeb MSCOCO_i2t A-OKVQA --images MMEB-train --to it --out parallel.jsonl
+    python -m recipes.translate --corpus messages.po --to it --translator none --out parallel.jsonl
+    python -m recipes.translate --corpus cldr --to pt zh --translator none --out names.jsonl   # offline
+
+Needs `pip install ".[train,corpus]"`. The work lies in OUT.work until all is done; run the same command
+again to go on. Several processes: `--shard 1/4` to `--shard 4/4`, then once without; or
+`accelerate launch --num_processes 4 -m recipes.translate …`. Beside OUT: OUT's report as .md and .html,
+and what was refused, as .refused.jsonl.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+
+from xvlm2vec_st.data.dataset import ParallelRow, check_languages
+from xvlm2vec_st.images.archives import images_place
+from xvlm2vec_st.images.paths import split_place
+from xvlm2vec_st.utils.folders import MOVING, FileDestination, expanded, remove
+from xvlm2vec_st.utils.texts import printable
+
+from ..shared.command import codes, parser_of
+from . import report
+from .checks import CHECKS
+from .dictionary import mini_dictionary
+from .languages import language
+from .merge import (
+    Merged,
+    Refused,
+    corpus_lines,
+    judge,
+    merge,
+    refused_lines,
+    without_image,
+)
+from .mmeb import (
+    SUBSETS,
+    check_images,
+    check_subsets,
+    download_mmeb,
+    mmeb_records,
+    mmeb_rows,
+)
+from .schedule import Tally, digest, plan, wanted_fields, waste_of, work_through
+from .sources import Options, read_sources, sample
+from .translation_memory import Memory, changed, check_run, read_memory, read_run, write_whole
+from .translators import DTYPES, MADLAD, Translator, load_translator
+
+# What a run writes in OUT.work.
+PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, by theme."""
+    parser = parser_of(__doc__)
+    add = parser.add_argument_group("corpus").add_argument
+    add(
+        "--corpus",
+        nargs="+",
+        type=os.path.expanduser,
+        default=[],
+        metavar="SOURCE",
+        help="files and datasets; docs/corpus.md",
+    )
+    add("--mmeb", nargs="+", default=[], metavar="SUBSET", help=f"of MMEB-train; 'all': {', '.join(SUBSETS)}")
+    add("--mmeb-data", type=expanded, metavar="FOLDER", help="a copy of MMEB-train; default: the Hub's")
+    add("--images", type=expanded, help="folder, zip, tar or parquet of the images; default: the source's")
+    add("--outside-images", action="store_true", help="take images that lie outside that folder")
+    add("--no-image-check", action="store_true", help="keep rows whose image is not there yet")
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="as in en=caption image=file id=key")
+    add("--source-language", help="of a parallel source that does not tell it")
+    add("--limit", type=int, help="rows a source or subset, drawn with --seed; default: all")
+    add("--seed", type=int, default=0)
+    add = parser.add_argument_group("result").add_argument
+    add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh, or it,es")
+    add("--out", type=expanded, required=True, help="the new file, JSON lines")
+    add("--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work")
+    add(
+        "--memory",
+        nargs="+",
+        type=expanded,
+        default=[],
+        help="OUT.work folders: take their translations over",
+    )
+    add("--keep-work", action="store_true", help="leave OUT.work, for --memory")
+    add = parser.add_argument_group("translator").add_argument
+    add("--translator", default=MADLAD, help="a seq2seq or chat model; cldr: the mini world's names; none")
+    add("--dtype", choices=tuple(DTYPES), default="fp32")
+    add("--device", help="default: a GPU where there is one")
+    add("--device-map", choices=("auto",), help="spread one model over several devices")
+    add("--beams", type=int, default=1, help="1: greedy")
+    add("--batch-tokens", type=int, default=4096, help="tokens a batch; lower it when memory runs out")
+    add("--shard", metavar="K/N", help="do only the K-th of N parts of the work; merged by a run without")
+    add = parser.add_argument_group("checks").add_argument
+    add("--skip-check", nargs="+", default=[], choices=tuple(CHECKS), help="reasons not to refuse for")
+    add("--quality", metavar="MODEL", help="a cross-lingual embedder that judges each translation")
+    add("--quality-min", type=float, default=0.5, help="least cosine of English and translation")
+    args = parser.parse_args(argv)
+    args.to = codes(args.to)
+    return args
+
+
+def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
+    """Translate as the command line says; returns OUT. `translator`: instead of --translator's."""
+    args = parse_args(argv)
+    place = destination(args)
+    args.out = place.out  # not through a link: images are named relative to the real folder
+    shard = check_options(args, place.work)
+    with ExitStack() as locks:
+        if PartialState().is_main_process:
+            # Shards of one corpus run at the same time, but each of them once.
+            locks.enter_context(place.hold(shared=bool(args.shard)))
+            if args.shard:
+                locks.enter_context(FileDestination(place.work / f"shard-{shard[0] + 1}").hold())
+        check_folders(args, place)
+        run_in(place, args, translator, shard)
+    return place.named
+
+
+def destination(args: argparse.Namespace) -> FileDestination:
+    """OUT and OUT.work."""
+    # Without a translator, the work of a run with one may lie there.
+    keep = args.keep_work or args.translator == "none"
+    return FileDestination(args.out, overwrite=args.overwrite, suffix=".work", keep_work=keep)
+
+
+def run_in(
+    place: FileDestination, args: argparse.Namespace, translator: Translator | None, shard: tuple[int, int]
+) -> None:
+    """Read, translate in OUT.work, merge, and move the results into place."""
+    work = place.work
+
+    # 1. Rows: everything that can be wrong with the sources shows before a translator is loaded.
+    rows, refused = read_rows(args)
+    if not args.no_image_check:
+        rows, missing = without_image(rows)
+        refused += missing
+    for entry in refused[:10]:
+        print(printable(f"refused: row {entry.id}: {entry.detail}"))
+    print(f"{len(rows):,} English rows, {len(refused):,} refused for their image")
+
+    # 2. Translate what is not known, batch by batch, into OUT.work.
+    translator = translator or choose_translator(args)
+    known, too_long, tally = translate_rows(rows, translator, args, work, shard)
+    print(tally)
+    if args.shard:
+        print(f"shard {args.shard} done; when all are, run the same command without --shard to merge")
+        return
+
+    # 3. Join, repair, check, report; OUT appears last and whole.
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        known = read_memory([*args.memory, work]) if work.is_dir() else known
+        merged = merge(
+            rows, args.to, known, too_long=too_long, skip=args.skip_check, complete=translator is not None
+        )
+        merged.refused[:0] = refused
+        if args.quality:
+            merged = judge(merged, SentenceTransformer(args.quality), args.quality_min)
+        write_results(merged, args, place, tally, translator.name if translator else "none")
+
+
+def check_folders(args: argparse.Namespace, place: FileDestination) -> None:
+    """Refuse an OUT that is there, and an OUT.work that is not a translation's.
+
+    Raises:
+        ValueError: either; a corpus that is OUT itself.
+    """
+    place.check_files(targets(args.out))
+    place.check_inputs(("--corpus", source) for source in args.corpus if os.path.exists(source))
+    place.check_work(*PARTS)
+
+
+def targets(out: Path) -> list[Path]:
+    """The files that a run writes, the corpus last."""
+    return [*map(out.with_suffix, (".report.md", ".report.html", ".refused.jsonl")), out]
+
+
+def check_options(args: argparse.Namespace, work: Path) -> tuple[int, int]:
+    """Refuse what cannot be done; returns (this shard, how many).
+
+    Raises:
+        ValueError: no source; an unknown language, subset, column or shard.
+    """
+    if not args.corpus and not args.mmeb:
+        raise ValueError("no source: pass --corpus FILE, or --mmeb SUBSET")
+    check_languages(args.to)
+    for code in args.to:
+        language(code)
+    args.mmeb = list(SUBSETS) if args.mmeb == ["all"] else args.mmeb
+    check_subsets(args.mmeb)
+    if wrong := [pair for pair in args.columns if "=" not in pair]:
+        raise ValueError(f"--columns {wrong[0]}: give OURS=THEIRS, as in en=caption")
+    state = PartialState()
+    shard = (state.process_index, state.num_processes)
+    if args.shard:
+        number, _, count = args.shard.partition("/")
+        if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+            raise ValueError(f"--shard {args.shard}: give K/N, K from 1 to N, as in 1/4")
+        shard = (int(number) - 1, int(count))
+    if args.overwrite and args.shard:
+        raise ValueError(
+            f"--overwrite with --shard would drop the other shards' work; remove {work} yourself"
+        )
+    return shard
+
+
+def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused]]:
+    """(rows of all sources, sides of MMEB rows whose image and text do not agree)."""
+    options = Options(
+        languages=args.to,
+        columns=dict(pair.split("=", 1) for pair in args.columns),
+        images=images_place(args.images),
+        outside_images=args.outside_images,
+        image_output=args.out.with_suffix(".images"),
+        limit=args.limit,
+        seed=args.seed,
+        source_language=args.source_language,
+    )
+    rows = read_sources(args.corpus, options) if args.corpus else []
+    wrong = list(options.refused)
+    if args.mmeb:
+        data = args.mmeb_data or download_mmeb(args.mmeb)
+        for subset in args.mmeb:
+            chosen = sample(mmeb_records(data, subset), args.limit, f"{args.seed}/{subset}")
+            own: list[ParallelRow] = []
+            for number, record in chosen:
+                good, bad = mmeb_rows(number, record, subset, options.images or data, args.outside_images)
+                own += good
+                wrong += bad
+            if not args.no_image_check:
+                check_images(subset, own)
+            rows += own
+    return rows, [Refused(i, "", "image", detail, english) for i, detail, english in wrong]
+
+
+def choose_translator(args: argparse.Namespace) -> Translator | None:
+    """The translator that --translator names, its languages checked.
+
+    Raises:
+        ValueError: a language that it does not know, with the nearest.
+    """
+    if args.translator == "none":
+        return None
+    if args.translator == "cldr":
+        return mini_dictionary(args.to)
+    translator = load_translator(
+        args.translator, dtype=args.dtype, device=args.device, beams=args.beams, device_map=args.device_map
+    )
+    for code in args.to:
+        translator.check_language(code)
+    return translator
+
+
+def translate_rows(
+    rows: Sequence[ParallelRow],
+    translator: Translator | None,
+    args: argparse.Namespace,
+    work: Path,
+    shard: tuple[int, int],
+) -> tuple[dict, set, Tally]:
+    """(what is known now, what is too long, what was done).
+
+    Raises:
+        ValueError: a run of another kind in OUT.work; what the translator and the memory raise.
+    """
+    wanted = wanted_fields(rows, args.to)
+    base = read_memory(args.memory)
+    asked = sum(sum(fields.values()) for fields in wanted.values())
+    texts = {code: [t for t in fields if (code, t) not in base] for code, fields in wanted.items()}
+    if translator is None or not any(texts.values()):
+        return base, set(), Tally(asked=asked, unique=sum(map(len, wanted.values())))
+    for code in args.to:
+        translator.check_language(code)
+    batches, too_long = plan(texts, translator, args.batch_tokens)
+    print(
+        f"{len(batches):,} batches of at most {args.batch_tokens:,} tokens, padding {waste_of(batches):.1%}"
+    )
+    settings = {"translator": translator.name, "batch-tokens": args.batch_tokens}
+    settings |= {f"corpus {code}": digest(fields) for code, fields in texts.items()}
+    state = PartialState()
+    if args.overwrite and state.is_main_process and changed(read_run(work), settings):
+        remove(work)
+    state.wait_for_everyone()
+    check_run(work, settings)
+    memory = Memory(work, shard)
+    memory.known |= base
+    tally = work_through(batches, translator, memory, shard=shard, batch_tokens=args.batch_tokens)
+    tally.asked = asked
+    return memory.known, too_long, tally
+
+
+def write_results(
+    merged: Merged, args: argparse.Namespace, place: FileDestination, tally: Tally, translator: str
+) -> None:
+    """The report, what was refused, and at last the corpus.
+
+    Raises:
+        ValueError: nothing was kept; the disk is full; a file appeared meanwhile at one of their places.
+    """
+    out, content = args.out, (merged, args.to, tally, translator)
+    kept = sum(len(row.translations) for row in merged.kept)
+    *reports, corpus = targets(out)
+    markdown, page, refused = (place.drafts / path.name for path in reports)
+    remove(place.drafts)
+    place.drafts.mkdir(parents=True)
+    write_whole(markdown, [report.markdown(*content)])
+    write_whole(page, [report.html_page(*content)])
+    write_whole(refused, refused_lines(merged.refused))
+    if kept:
+        write_whole(place.drafts / corpus.name, corpus_lines(merged.kept, out.parent))
+    place.finish_files([*reports, corpus] if kept else reports)
+    if not kept:
+        raise ValueError(f"no translation was kept; {reports[0]} tells why")
+    print(
+        f"{place.named}: {len(merged.kept):,} rows, {kept:,} translations; refused {len(merged.refused):,}: "
+        f"{out.with_suffix('.report.html')}"
+    )
+    images = [row.image for row in merged.kept if row.image is not None]
+    if hint := how_to_train(images, args.images, out.parent):
+        print(hint)
+
+
+def how_to_train(images: Sequence[str], archive: Path | None, folder: Path) -> str | None:
+    """What recipes.distill must be told of a corpus' images, or None.
+
+    >>> how_to_train(["/data/1.png"], None, Path("/out"))
+    'its images lie outside /out: train with --outside-images'
+    >>> how_to_train(["/out/1.png"], None, Path("/out"))
+    """
+    if any(split_place(image)[1] is not None for image in images):
+        return f"its images lie in {archive}: train with --images {archive}"
+    if all(Path(image).is_relative_to(folder) for image in images):
+        return None
+    return f"its images lie outside {folder}: train with --outside-images"

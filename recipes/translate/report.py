@@ -1,0 +1,149 @@
+"""What was kept and what refused, by reason, language and subset, with examples: Markdown and HTML."""
+
+import hashlib
+import html
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from xvlm2vec_st.utils.texts import printable
+
+from .merge import Merged, Refused
+from .schedule import Tally
+
+EXAMPLES = 10
+SUBSETS = 40  # in a table of their own; MMEB-train has 21
+SHOWN = 200  # characters of an example
+MARKUP = re.compile(r"[\\`*~\[\]|]")
+ADDRESS = re.compile(r"(https?|ftp|mailto|javascript|xmpp|www)([:.])", re.IGNORECASE)
+Table = list[list[str]]
+
+
+def subset_of(row_id: str) -> str:
+    """The part of an id before the first "/".
+
+    >>> subset_of("MSCOCO_i2t/17/qry"), subset_of("17")
+    ('MSCOCO_i2t', '')
+    """
+    return row_id.split("/")[0] if "/" in row_id else ""
+
+
+def tables(merged: Merged, codes: Sequence[str]) -> Iterator[tuple[str, Table]]:
+    """(title, rows of cells, head first): by language, by reason, by subset."""
+    kept = Counter((code, subset_of(row.id)) for row in merged.kept for code in row.translations)
+    by_language = Counter(code for code, _ in kept.elements())
+    refused = Counter((r.language or "all", r.reason) for r in merged.refused)
+    languages = [*codes, "all"] if any(not r.language for r in merged.refused) else list(codes)
+    reasons = sorted({reason for _, reason in refused})
+    head = ["", *languages]
+    rows = [["kept", *(f"{by_language[code]:,}" for code in languages)]]
+    rows += [[reason, *(f"{refused[code, reason]:,}" for code in languages)] for reason in reasons]
+    yield "By reason and language", [head, *rows]
+    subsets = Counter((subset_of(r.id), r.reason) for r in merged.refused)
+    kept_subsets = Counter(subset for _, subset in kept.elements())
+    names = sorted({*kept_subsets, *(name for name, _ in subsets)})
+    if len(names) > SUBSETS:  # ids that have a slash for another reason
+        return
+    cells = [
+        [name or "–", f"{kept_subsets[name]:,}", *(f"{subsets[name, reason]:,}" for reason in reasons)]
+        for name in names
+    ]
+    yield "By subset", [["", "kept", *reasons], *cells]
+
+
+def examples(merged: Merged) -> Iterator[tuple[str, Table]]:
+    """(title, table) of ten kept pairs a language and ten refused ones a reason, spread over the corpus."""
+    pairs = [
+        Refused(row.id, code, "kept", "", row.english, text)
+        for row in merged.kept
+        for code, text in row.translations.items()
+    ]
+    groups: dict[str, list[Refused]] = {}
+    for entry in pairs:
+        groups.setdefault(f"kept, {entry.language}", []).append(entry)
+    for entry in merged.refused:
+        groups.setdefault(f"refused: {entry.reason}", []).append(entry)
+    for title, entries in groups.items():
+        chosen = sorted(entries, key=lambda e: hashlib.sha256(f"{e.id}/{e.language}".encode()).digest())
+        yield (
+            f"{title} ({len(entries):,})",
+            [
+                ["row", "", "English", "translation", "why"],
+                *(
+                    [e.id, e.language, _short(e.english), _short(e.translation or ""), _short(e.detail)]
+                    for e in chosen[:EXAMPLES]
+                ),
+            ],
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"
+
+
+def markdown(merged: Merged, codes: Sequence[str], tally: Tally, translator: str) -> str:
+    """The report as Markdown."""
+    lines = ["# Parallel corpus", "", _cell(_summary(merged, tally, translator)), ""]
+    for level, found in (("##", tables(merged, codes)), ("###", examples(merged))):
+        for title, table in found:
+            lines += [f"{level} {title}", ""]
+            cells = [[_cell(cell) for cell in row] for row in table]
+            lines += ["| " + " | ".join(cells[0]) + " |", "|" + "---|" * len(cells[0])]
+            lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    r"""A text as it is: no link, no image, no emphasis, and it cannot break a table.
+
+    >>> print(_cell("a|b\nc <x> ![y](http://z)"))
+    a\|b↵c &lt;x&gt; !\[y\](http&#58;//z)
+    """
+    plain = printable(text.replace("\r", "")).replace("\n", "↵")
+    escaped = MARKUP.sub(r"\\\g<0>", html.escape(plain, quote=False))
+    # An address without brackets becomes a link on GitHub and elsewhere.
+    return ADDRESS.sub(lambda match: f"{match[1]}&#{ord(match[2])};", escaped)
+
+
+def _summary(merged: Merged, tally: Tally, translator: str) -> str:
+    kept = sum(len(row.translations) for row in merged.kept)
+    return (
+        f"{len(merged.kept):,} rows with {kept:,} translations kept, {len(merged.refused):,} refused. "
+        f"Translator: {printable(translator)}. {tally}."
+    )
+
+
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c1c1c}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}
+td,th{border-bottom:1px solid #ddd;padding:.25rem .6rem;text-align:left;vertical-align:top}
+td{white-space:pre-wrap;overflow-wrap:anywhere}th{background:#f5f5f5}
+tr>:not(:first-child){font-variant-numeric:tabular-nums}
+summary{cursor:pointer;font-weight:600;margin:.4rem 0}
+"""
+
+
+def html_page(merged: Merged, codes: Sequence[str], tally: Tally, translator: str) -> str:
+    """The report as one HTML page that needs no other file."""
+    body = ["<h1>Parallel corpus</h1>", f"<p>{html.escape(_summary(merged, tally, translator))}</p>"]
+    for title, table in tables(merged, codes):
+        body += [f"<h2>{html.escape(title)}</h2>", _html_table(table)]
+    body.append("<h2>Examples</h2>")
+    for title, table in examples(merged):
+        opened = "" if title.startswith("kept") else " open"
+        body.append(f"<details{opened}><summary>{html.escape(title)}</summary>{_html_table(table)}</details>")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Parallel corpus</title>'
+        f"<style>{STYLE}</style>" + "\n".join(body) + "</html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(printable(cell))}</th>" for cell in table[0])
+    rows = "".join(
+        "<tr>" + "".join(f'<td dir="auto">{html.escape(printable(cell))}</td>' for cell in row) + "</tr>\n"
+        for row in table[1:]
+    )
+    return f"<table><tr>{head}</tr>\n{rows}</table>"

@@ -1,0 +1,1 @@
+"""Parallel corpora: rows, datasets, streams, batches and features."""

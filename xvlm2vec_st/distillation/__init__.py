@@ -1,0 +1,1 @@
+"""The xVLM2Vec loss: teachers, targets, states and error terms."""

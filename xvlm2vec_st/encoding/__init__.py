@@ -1,0 +1,1 @@
+"""What happens to the inputs of `encode` before they reach the language model."""

@@ -1,0 +1,122 @@
+"""Inputs of `encode` before the processor: images opened, missing parts left out, rows named."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sentence_transformers.base.modality import is_image_url_or_path
+
+from xvlm2vec_st.images.opening import open_image
+
+SOURCES = ("image", "url", "path", "base64")
+
+
+class InputError(ValueError):
+    """An input that cannot be embedded: `row` is its place among the inputs of this call."""
+
+    def __init__(self, row: int, item: Any, reason: str) -> None:
+        """Name the row."""
+        super().__init__(f"row {row}{reason if reason.startswith(',') else f': {reason}'}")
+        self.row, self.item, self.reason = row, item, reason
+
+    def __reduce__(self) -> tuple:
+        """Pickled without the input, which may be large: a worker sends it to its parent."""
+        return type(self), (self.row, None, self.reason)
+
+    def among(self, inputs: Sequence[Any]) -> "InputError":
+        """The same error, with the row's place in `inputs`, of which this call had a batch."""
+        places = (number for number, item in enumerate(inputs) if item is self.item)
+        return InputError(next(places, self.row), self.item, self.reason)
+
+
+def text_input(given: Any) -> Any:
+    """A text as an input that is nothing but text, also where it is the address or path of an image.
+
+    sentence-transformers looks at a bare str and opens or fetches what looks like a file; it does not at
+    the text of a dict. Other inputs stay as they are.
+
+    >>> text_input("https://example.org/dog.png")
+    {'text': 'https://example.org/dog.png'}
+    """
+    return {"text": given} if isinstance(given, str) else given
+
+
+def text_inputs(model: Any, given: Sequence[Any]) -> list[Any]:
+    """Inputs for `encode` of a model: a model of texts alone takes a str as it is."""
+    if list(getattr(model, "modalities", ("text",))) == ["text"]:
+        return list(given)
+    return [text_input(item) for item in given]
+
+
+def open_inputs(inputs: Sequence[Any]) -> list[Any]:
+    """The inputs with every image opened, each path and object once, and parts that are None left out.
+
+    Raises:
+        InputError: an image cannot be read; an input has neither a text nor an image.
+    """
+    opened: dict[Any, Image.Image] = {}
+    return [open_input(row, item, opened) for row, item in enumerate(inputs)]
+
+
+def open_input(row: int, item: Any, opened: dict[Any, Image.Image]) -> Any:
+    """One input; `opened` keeps the images of a call.
+
+    >>> open_input(0, {"image": None, "text": "a dog"}, {})
+    {'text': 'a dog'}
+    """
+    count = 0
+
+    def image(source: Any) -> Image.Image:
+        nonlocal count
+        count += 1
+        key = os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
+        if key not in opened:
+            try:
+                opened[key] = open_image(source)
+            except ValueError as error:
+                raise InputError(row, item, f", image {count}: {error}") from error
+        return opened[key]
+
+    def parts(value: Any) -> Any:
+        if isinstance(value, Image.Image | os.PathLike) or (
+            isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3
+        ):
+            return image(value)
+        if isinstance(value, str):
+            return image(value) if is_image_url_or_path(value) else value
+        if isinstance(value, list | tuple):
+            return type(value)(parts(part) for part in value)
+        return fields(value) if isinstance(value, dict) else value
+
+    def fields(value: dict) -> dict:
+        if "content" in value:
+            content = value["content"]
+            return value if isinstance(content, str) else value | {"content": blocks(content)}
+        present = {key: part for key, part in value.items() if part is not None}
+        if "image" in present:
+            images = present["image"]
+            several = isinstance(images, list | tuple)
+            present["image"] = [image(part) for part in images] if several else image(images)
+        return present
+
+    def blocks(content: Any) -> Any:
+        if not isinstance(content, list | tuple):
+            return [] if content is None else content
+        result = []
+        for block in content:
+            if not isinstance(block, dict):
+                result.append(block)
+            elif block.get("type") == "image":
+                source = next((block[key] for key in SOURCES if block.get(key) is not None), None)
+                result.append({"type": "image", "image": image(source)})
+            elif block.get("type") != "text" or block.get("text") is not None:
+                result.append(block)
+        return result
+
+    result = parts(item)
+    if result is None or (isinstance(result, dict) and not result):
+        raise InputError(row, item, "there is neither a text nor an image; leave the row out")
+    return result

@@ -1,0 +1,1 @@
+"""What is specific to a model family: placeholder, image backend, LoRA targets, chat template."""

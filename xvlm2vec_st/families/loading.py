@@ -1,0 +1,190 @@
+"""From a raw LVLM checkpoint to the modules that embed with it, by family; no adapters here."""
+
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.utils import is_accelerate_available, is_torchvision_available
+from transformers.utils import logging as transformers_logging
+
+import xvlm2vec_st.phi3v  # noqa: F401 - registers Phi-3.5-vision with the Auto classes
+from xvlm2vec_st.families import templates
+
+# Which code resizes images: pixels differ, so it is stored. PIL's, but where the host's processor
+# reads videos too: that takes torchvision, and one setting is for both.
+VIDEO_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+# Loggers of transformers whose warnings are tables: see `without_load_report`.
+REPORTS = ("modeling_utils", "distributed.tensor_parallel", "integrations.tensor_parallel")
+
+
+def embedder_modules(
+    base: str,
+    *,
+    template: str | Path | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    processor_kwargs: Mapping[str, Any] | None = None,
+    config_kwargs: Mapping[str, Any] | None = None,
+) -> list[nn.Module]:
+    """Transformer with the family's chat template, last-token Pooling, Normalize; adapters aside.
+
+    The keyword dictionaries are those of sentence-transformers' `Transformer`.
+
+    Raises:
+        ValueError: no template for the family; weights cut short, missing or of another shape.
+    """
+    config = AutoConfig.from_pretrained(base, **{"trust_remote_code": False, **(config_kwargs or {})})
+    text = (processor_kwargs or {}).get("chat_template")
+    if text is not None and template is not None:
+        raise ValueError("template and processor_kwargs['chat_template'] are both given; pass one")
+    if text is None:
+        text = (
+            templates.template(config.model_type) if template is None else templates.read_template(template)
+        )
+    backend = image_backend(config.model_type)
+    with without_load_report():
+        check_index(base)
+        with without_bar(base):
+            check_weights(base, **(model_kwargs or {}))
+        body = Transformer(
+            base,
+            model_kwargs=dict(model_kwargs or {}),
+            processor_kwargs={"backend": backend, **(processor_kwargs or {}), "chat_template": text},
+            config_kwargs=dict(config_kwargs or {}),
+        )
+    if "message" not in body.modalities or body.module_output_name != "token_embeddings":
+        raise ValueError(
+            f"{base}: a {config.model_type} that takes {body.modalities} and gives "
+            f"{body.module_output_name}; a model with a chat template and token states is needed"
+        )
+    return [body, Pooling(body.get_embedding_dimension(), "lasttoken"), Normalize()]
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keep transformers' tables of weights off the terminal.
+
+    One lists weights that do not fit: the language model's head never does, and all others are an
+    error here. The other lists the layers that tensor parallelism does not split. transformers 5.23 logs
+    it when the first one's logger has a level of its own (modeling_utils.py, `verify_tp_plan`), as here.
+    """
+    reports = [logging.getLogger(f"transformers.{name}") for name in REPORTS]
+    levels = [report.level for report in reports]
+    for report in reports:
+        report.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for report, level in zip(reports, levels, strict=True):
+            report.setLevel(level)
+
+
+@contextmanager
+def without_bar(base: str) -> Iterator[None]:
+    """No bar for the names and shapes of a folder, which take a moment; the Hub's files come with theirs."""
+    if not (Path(base).is_dir() and transformers_logging.is_progress_bar_enabled()):
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def image_backend(family: str) -> str:
+    """The backend that the family's processor loads with.
+
+    Raises:
+        ValueError: it is torchvision, and that is not installed.
+
+    >>> image_backend("llava")
+    'pil'
+    """
+    if family not in VIDEO_FAMILIES:
+        return "pil"
+    if not is_torchvision_available():
+        raise ValueError(
+            f"{family}: transformers' processor reads videos too, for which it needs torchvision; "
+            "pip install torchvision"
+        )
+    return "torchvision"
+
+
+def check_index(base: str) -> None:
+    """Refuse an index of weights that names files outside its folder.
+
+    transformers opens whatever the index names. Names are looked at, not where links lead: the Hub's cache
+    is made of links.
+
+    Raises:
+        ValueError: such a name; an index that is not one, or names a file that is missing.
+    """
+    for index in sorted(Path(base).glob("*.index.json")) if Path(base).is_dir() else ():
+        try:
+            names = {*json.loads(index.read_text("utf-8"))["weight_map"].values()}
+            wrong = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{index} is not an index of weights ({type(error).__name__}: {error}); download it again"
+            ) from error
+        if wrong:
+            raise ValueError(
+                f"{index} names {min(wrong)!r}, which is not a file of its folder; download the model again"
+            )
+        if missing := sorted(name for name in names if not (Path(base) / name).is_file()):
+            raise ValueError(f"{index} names {missing[0]!r}, which is missing; copy or download it again")
+
+
+def check_weights(base: str, **model_kwargs: Any) -> None:
+    """Load the names and shapes alone, where accelerate is installed; else all, and drop it.
+
+    The host leaves a layer whose weights are missing at random, with a line in the log.
+
+    Raises:
+        ValueError: a file is cut short; layers have no weights, or of another shape.
+    """
+    where = {"device_map": "meta"} if is_accelerate_available() else {}
+    try:
+        _, info = AutoModel.from_pretrained(
+            base, **model_kwargs | where, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"a weight file of {base} cannot be read ({error}): it is cut short or damaged; "
+            "copy or download it again"
+        ) from error
+    shapes = {f"{name} {list(has)} not {list(needs)}" for name, has, needs in info["mismatched_keys"]}
+    refuse_misfits(f"the checkpoint {base}", {"missing": info["missing_keys"], "of another shape": shapes})
+
+
+def refuse_misfits(what: str, kinds: Mapping[str, Collection[str]]) -> None:
+    """Raise a ValueError that lists all keys that did not fit, if there are any.
+
+    >>> refuse_misfits("the adapter a", {"unexpected": ["x", "y"]})
+    Traceback (most recent call last):
+    ...
+    ValueError: the adapter a does not fit (unexpected: x, y); check that it belongs to this base, whole
+    """
+    listed = "; ".join(f"{kind}: {', '.join(sorted(keys))}" for kind, keys in kinds.items() if keys)
+    if listed:
+        raise ValueError(f"{what} does not fit ({listed}); check that it belongs to this base, whole")
+
+
+def pin_backend(folder: Path, body: Transformer) -> None:
+    """Have stock sentence-transformers load the folder's processor with the image backend of `body`."""
+    images = getattr(body.processor, "image_processor", None)
+    if images is None:
+        return
+    backend = "torchvision" if isinstance(images, TorchvisionBackend) else "pil"
+    file = folder / "sentence_bert_config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    settings["processor_kwargs"] = settings.get("processor_kwargs", {}) | {"backend": backend}
+    file.write_text(json.dumps(settings, indent=4) + "\n", "utf-8")

@@ -1,0 +1,1 @@
+"""Open, find and identify images."""

@@ -1,0 +1,1 @@
+"""Helpers without a model: texts, lines, messages, output folders."""
