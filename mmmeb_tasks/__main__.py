@@ -75,9 +75,7 @@ def write_statistics(name: str) -> Path:
     from mmmeb_tasks.plugin.cli import ours  # mteb takes seconds, and the checker does without
 
     if not (Path(__file__).parents[1] / "pyproject.toml").is_file():
-        raise ValueError(
-            "statistics are written into a checkout; pip could not remove them from an installation"
-        )
+        raise ValueError("statistics are written into a checkout; pip could not remove them from an installation")
     task = ours([name], None)[0]
     packaged = Path(__file__).parent / "statistics" / f"{name}.json"
     packaged.parent.mkdir(exist_ok=True)

@@ -66,9 +66,7 @@ class AggregateOfLanguages(AbsTaskAggregate):
         tasks = [task for task in self.metadata.tasks if language in task.metadata.hf_subsets]
         return _together(task.data_hash(language) for task in tasks)
 
-    def task_results_to_scores(
-        self, task_results: list[TaskResult]
-    ) -> dict[str, Mapping[str, dict[str, Any]]]:
+    def task_results_to_scores(self, task_results: list[TaskResult]) -> dict[str, Mapping[str, dict[str, Any]]]:
         """Split -> language -> main score, and the score of each task that has the language."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
         rows: dict[tuple[str, str], list[str | None]] = {}

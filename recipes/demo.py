@@ -1,11 +1,11 @@
-"""The whole story offline on two CPU cores: score, distil, score again, show.
+"""Score, distil and score again, offline on two CPU cores.
 
-    python -m recipes.demo                       # 7 to 9 minutes, writes ./xvlm2vec
-    python -m recipes.demo --out /tmp/d --steps 30 --queries 100       # a short run of the same code
+    xvlm2vec demo                                           # about 5 minutes, writes ./xvlm2vec
+    xvlm2vec demo --out /tmp/d --steps 30 --queries 50      # a short run of the same code
 
-The bundled English-only mini embedder learns Italian, Spanish, French and German by the xVLM2Vec
-loss and is measured on MMMEBMini before and after. The work lies in OUT.demo until all is done;
-then OUT appears whole, with its report in OUT/report.
+The bundled English mini embedder learns Italian, Spanish, French and German with the xVLM2Vec loss. It is
+scored on MMMEBMini before and after. Unfinished work lies in OUT.demo. OUT appears when the run has finished,
+with its report in OUT/report.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from xvlm2vec_st.utils.folders import Destination, expanded
 
-from .distill import command as distill
+from .distill.command import distill
+from .distill.options import DistillArguments, DistillTrainingArguments
 from .shared.command import parser_of, run
 from .shared.report import contact_sheet, languages_chart, score_table
 
-# What the steps write in OUT.demo.
+# Files and folders that the steps write in OUT.demo.
 STEPS = ("data*", "corpus*", "model*")
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "mteb", "datasets", "accelerate", "pillow")
 
@@ -41,11 +42,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--scenes", type=int, default=6000, help="training scenes, two corpus rows each")
     parser.add_argument("--steps", type=int, default=450, help="weight updates")
-    parser.add_argument("--batch-size", type=int, default=40, help="rows an update, five texts each")
+    parser.add_argument("--batch-size", type=int, default=40, help="rows per update, five texts each")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="of embeddings and norms")
-    parser.add_argument("--muon", type=float, default=0.01, help="learning rate of all other matrices")
-    parser.add_argument("--queries", type=int, default=QUERIES, help="queries a task and language")
-    parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS), help="what is scored")
+    parser.add_argument("--muon-learning-rate", type=float, default=0.01, help="learning rate of all other matrices")
+    parser.add_argument("--queries", type=int, default=QUERIES, help="queries per task and language")
+    parser.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS), help="tasks that are scored")
     parser.add_argument("--eval-rows", type=int, default=200, help="rows held out while training")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
     place = Destination(args.out, overwrite=args.overwrite, suffix=".demo", command="recipes.demo")
     with place.hold():
-        # A demo that was stopped starts anew, but for its last step.
+        # An interrupted demo starts again, unless only the last move is missing.
         if place.begin(settings, early=STEPS):
             print(f"Done: {args.out}")
         else:
@@ -66,25 +67,24 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def run_in(place: Destination, args: argparse.Namespace) -> None:
-    """The six steps, in the work folder."""
+    """Run the six steps in the work folder."""
     work, clock = place.work, Clock()
-    others = [language for language in LANGUAGES if language != "en"]
 
     print("1/6  The mini world: scenes of emoji, named in five languages, and an English-only embedder")
     data = write_benchmark(work / "data", queries=args.queries)
     corpus = write_corpus(work / "corpus", scenes=args.scenes)
     clock.lap("world")
 
-    print("2/6  Where the teacher stands: MMMEBMini in five languages")
+    print("2/6  Scoring the teacher: MMMEBMini in five languages")
     teacher = SentenceTransformer(str(TEACHER))
     before = evaluate_mini(teacher, data_root=data, tasks=args.tasks)
     clock.lap("score_teacher")
 
-    print("3/6  Distilling: the student learns to say in it, es, fr, de what the teacher says in English")
-    built = distill.main(training(args, corpus / "parallel.jsonl", others, work / "model"))
+    print("3/6  Distilling: the student learns to embed it, es, fr, de as the teacher embeds English")
+    built = distill_teacher(args, corpus / "parallel.jsonl", work / "model")
     clock.lap("distil")
 
-    print("4/6  Where the student stands")
+    print("4/6  Scoring the student")
     student = SentenceTransformer(str(built))
     after = evaluate_mini(student, data_root=data, tasks=args.tasks)
     clock.lap("score_student")
@@ -102,42 +102,44 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
 
     place.finish(built)
     minutes = sum(clock.seconds.values()) / 60
-    print(f"6/6  Done in {minutes:.1f} minutes; look at {args.out}/report/contact.html. Use the model:\n")
+    print(f"6/6  Done in {minutes:.1f} minutes; see {args.out}/report/contact.html. Use the model:\n")
     print("    from sentence_transformers import SentenceTransformer")
     print(f'    model = SentenceTransformer("{args.out}")')
     print('    model.encode(["mela rossa", {"image": "a.jpg"}, {"image": "a.jpg", "text": "Was ist das?"}])')
 
 
-def training(args: argparse.Namespace, corpus: Path, languages: Sequence[str], out: Path) -> list[str]:
-    """The command line of `recipes.distill`."""
-    options = {
-        "student": TEACHER,
-        "corpus": corpus,
-        "languages": ",".join(languages),
-        "out": out,
-        "batch-size": args.batch_size,
-        "steps": args.steps,
-        "learning-rate": args.learning_rate,
-        "muon": args.muon,
-        "warmup": args.steps // 20,
-        "max-grad-norm": 1,
-        "eval-rows": args.eval_rows,
-        "eval-steps": max(args.steps // 2, 1) if args.eval_rows else 0,
-        "report-to": "none",
-        "seed": args.seed,
-    }
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+def distill_teacher(args: argparse.Namespace, corpus: Path, out: Path) -> Path:
+    """Train the student from the bundled teacher; returns its folder."""
+    arguments = DistillArguments(
+        student=str(TEACHER),
+        corpus=[str(corpus)],
+        languages=[language for language in LANGUAGES if language != "en"],
+        eval_rows=args.eval_rows,
+        muon_learning_rate=args.muon_learning_rate,
+    )
+    training = DistillTrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=args.batch_size,
+        max_steps=args.steps,
+        learning_rate=args.learning_rate,
+        warmup_steps=args.steps // 20,
+        max_grad_norm=1.0,
+        eval_steps=max(args.steps // 2, 1) if args.eval_rows else None,
+        report_to="none",
+        seed=args.seed,
+    )
+    return distill(arguments, training)
 
 
 class Clock:
-    """Seconds of each step."""
+    """Measure the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.time()
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the last lap under `name`."""
+        """Store the seconds since the last lap under `name`."""
         now = time.time()
         self.seconds[name] = round(now - self._last, 1)
         self._last = now

@@ -14,7 +14,8 @@ from mmmeb_tasks.mini import write as mini_files
 from mmmeb_tasks.mini.write import write_corpus
 from mmmeb_tasks.retrieval import LANGUAGES
 from recipes.add_language import command as add_language
-from xvlm2vec_st.data.dataset import load_parallel, read_parallel
+from xvlm2vec_st.data.corpus import read_parallel
+from xvlm2vec_st.data.dataset import load_parallel
 
 SMALL = ["--mini", "60", "--steps", "3", "--batch-size", "6", "--eval-rows", "8", "--queries", "100"]
 TASKS = ["i2t", "t2i"]
@@ -153,9 +154,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(add_language.distill, "main", real)
     monkeypatch.setattr(add_language.translate, "main", None)  # the corpus is there: not made again
     seen = []
-    monkeypatch.setattr(
-        add_language, "scored", lambda *args: seen.append(args[-1].is_file()) or scored(*args)
-    )
+    monkeypatch.setattr(add_language, "scored", lambda *args: seen.append(args[-1].is_file()) or scored(*args))
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "old").write_text("")
     add_language.main([*words, "--overwrite"])  # begun with the same arguments: its work is not dropped

@@ -5,8 +5,8 @@ import tiny
 from datasets import Dataset
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.data.batch_sampler import Costs, Lengths, TokenBudgetBatches, row_costs, together
-from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.batch_sampler import Costs, RowLengths, TokenBudgetBatches, places_single_forward, row_costs
+from xvlm2vec_st.data.collator import ParallelCollator
 
 LANGUAGES = ("it", "de")
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 
 def ints(values):
-    return Costs([Lengths(0, (value,)) for value in values], lambda rows: sum(row.texts[0] for row in rows))
+    return Costs([RowLengths(0, (value,)) for value in values], lambda rows: sum(row.texts[0] for row in rows))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -53,7 +53,7 @@ def test_a_batch_costs_the_places_that_the_model_computes(data, shared):
 
 def test_batches_keep_to_the_budget_and_change_their_order():
     costs = ints([(7 * n) % 11 + 1 for n in range(40)])
-    batches = TokenBudgetBatches(list("x" * 40), costs, budget=20, most=5, seed=0)
+    batches = TokenBudgetBatches(list("x" * 40), costs, budget=20, max_rows=5, seed=0)
     first = list(batches)
     assert sorted(sum(first, [])) == list(range(40)) and len(first) == len(batches)
     assert all(costs.of(batch) <= 20 and len(batch) <= 5 for batch in first)
@@ -63,10 +63,10 @@ def test_batches_keep_to_the_budget_and_change_their_order():
     with pytest.raises(
         ValueError, match="row b has 30 tokens in all its languages, padding included, more than the 20"
     ):
-        TokenBudgetBatches(["a", "b"], ints([1, 30]), budget=20, most=5, seed=0)
+        TokenBudgetBatches(["a", "b"], ints([1, 30]), budget=20, max_rows=5, seed=0)
 
 
 def test_padding_does_not_pass_the_budget():
-    costs = Costs([Lengths(0, (n,)) for n in [1] * 30 + [20]], together)
-    batches = TokenBudgetBatches(list("x" * 31), costs, budget=40, most=31, seed=0)
+    costs = Costs([RowLengths(0, (n,)) for n in [1] * 30 + [20]], places_single_forward)
+    batches = TokenBudgetBatches(list("x" * 31), costs, budget=40, max_rows=31, seed=0)
     assert all(len(batch) * max(costs.rows[row].texts[0] for row in batch) <= 40 for batch in batches)

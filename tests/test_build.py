@@ -20,8 +20,8 @@ from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, rando
 from transformers import LlamaConfig, VipLlavaConfig
 
 from xvlm2vec_st import SentenceTransformer, build
-from xvlm2vec_st.__main__ import main, parser
-from xvlm2vec_st.families.templates import FILES
+from xvlm2vec_st.__main__ import main
+from xvlm2vec_st.families.templates import PLACEHOLDERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,9 +146,7 @@ def test_unknown_family_wants_a_template(tmp_path: Path) -> None:
         SentenceTransformer(str(base), device="cpu")
     out = build(base, tmp_path / "out", template="llava")
     got = sentence_transformers.SentenceTransformer(str(out), device="cpu").encode(random_image())
-    torch.testing.assert_close(
-        torch.as_tensor(got), by_hand(base, "<image>\n", random_image()), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(torch.as_tensor(got), by_hand(base, "<image>\n", random_image()), rtol=0, atol=1e-5)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,11 +178,11 @@ def test_the_head_that_every_checkpoint_has_too_much_is_not_told(
 def test_commands_of_the_documents_are_ones(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
     lines = re.findall(r"^    python -m xvlm2vec_st (build [\w-]+/.*)$", text, re.MULTILINE)
-    said = [vars(parser().parse_args(shlex.split(line))) for line in lines]
+    said = [vars(build_parser().parse_args(shlex.split(line))) for line in lines]
     assert [(each["base"], each["adapter"]) for each in said] == [
         ("microsoft/Phi-3.5-vision-instruct", "TIGER-Lab/VLM2Vec-LoRA"),
         ("swap-uniba/xVLM2Vec", None),
         ("VLM2Vec/VLM2Vec-V2.0", None),
         ("Qwen/Qwen3-VL-Embedding-2B", None),
     ]
-    assert all(each["template"] in (None, *FILES, "its_own.jinja") for each in said)
+    assert all(each["template"] in (None, *PLACEHOLDERS, "its_own.jinja") for each in said)

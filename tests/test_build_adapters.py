@@ -58,9 +58,7 @@ def test_adapters_of_transformers_4_fit(family: str, tmp_path: Path) -> None:
     old = {"llava": "language_model.model.layers", "qwen2_vl": "model.layers"}[family]
     attached = lora(tmp_path / "adapter", checkpoint(family), head=True)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
-    weights = {
-        re.sub(r"(model\.)?language_model\.(model\.)?layers", old, k): v for k, v in load_file(file).items()
-    }
+    weights = {re.sub(r"(model\.)?language_model\.(model\.)?layers", old, k): v for k, v in load_file(file).items()}
     assert all(key.startswith(f"base_model.model.{old}.") for key in weights)
     save_file(weights, file, metadata={"format": "pt"})
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -116,9 +114,7 @@ def test_adapter_that_does_not_fit(tmp_path: Path) -> None:
         lambda w: {k: v.repeat(1, 2) if "q_proj.lora_A" in k else v for k, v in w.items()},
     )
     refused(wide, checkpoint("llava"), r"of another shape: \S+q_proj.lora_A.weight \[2, 64\] not \[2, 32\]")
-    half = damaged(
-        tmp_path / "half", tmp_path / "good", lambda w: {k: v for k, v in w.items() if "layers.1" not in k}
-    )
+    half = damaged(tmp_path / "half", tmp_path / "good", lambda w: {k: v for k, v in w.items() if "layers.1" not in k})
     refused(half, checkpoint("llava"), r"missing: \S*layers.1")
     cut = damaged(tmp_path / "cut", tmp_path / "good", keep=900)
     refused(cut, checkpoint("llava"), "cut short")
@@ -146,9 +142,7 @@ KINDS = {
 def test_every_adapter_that_peft_merges_is_merged(kind: str, tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(checkpoint("llava"))
     torch.manual_seed(0)
-    settings = {"r": 2, "init_lora_weights": False, "target_modules": r".*language_model.*q_proj"} | KINDS[
-        kind
-    ]
+    settings = {"r": 2, "init_lora_weights": False, "target_modules": r".*language_model.*q_proj"} | KINDS[kind]
     wrapped = get_peft_model(model, LoraConfig(**settings))
     for name, value in wrapped.named_parameters():
         if value.requires_grad and "lora_" not in name:

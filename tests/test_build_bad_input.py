@@ -32,9 +32,7 @@ def test_missing_and_misshapen_weights_are_listed(tmp_path: Path) -> None:
         return {k: torch.ones(33) if k == norm else v for k, v in weights.items() if k != gone}
 
     base = damaged(tmp_path / "spoilt", checkpoint("llava"), spoil)
-    with pytest.raises(
-        ValueError, match=r"missing: \S+layers.1.mlp.up_proj.weight; of another shape: \S+ \[33\]"
-    ):
+    with pytest.raises(ValueError, match=r"missing: \S+layers.1.mlp.up_proj.weight; of another shape: \S+ \[33\]"):
         build(base, tmp_path / "out")
 
 
@@ -43,9 +41,7 @@ def test_weights_are_checked_without_accelerate_too(
     installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(families, "is_accelerate_available", lambda: installed)
-    base = damaged(
-        tmp_path / "b", checkpoint("llava"), lambda w: {k: v for k, v in w.items() if "k_proj" not in k}
-    )
+    base = damaged(tmp_path / "b", checkpoint("llava"), lambda w: {k: v for k, v in w.items() if "k_proj" not in k})
     with pytest.raises(ValueError, match="missing: "):
         SentenceTransformer(str(base), device="cpu")
 

@@ -60,7 +60,7 @@ def test_an_adapter_is_merged_into_a_folder_that_keeps_what_it_declares(tmp_path
 
 def test_a_template_given_in_the_librarys_way_is_taken(tmp_path):
     raw = str(tiny.checkpoint("llava"))
-    text = templates.template("llava") + "?"
+    text = templates.build_template("llava") + "?"
     given = SentenceTransformer(raw, device="cpu", processor_kwargs={"chat_template": text})
     assert given[0].processor.chat_template == text
     family = SentenceTransformer(raw, device="cpu")

@@ -19,9 +19,7 @@ GOLDEN = Path(__file__).parent / "golden" / "phi3v"
 def test_drop_in_builds_a_raw_checkpoint_in_memory(family: str, tmp_path: Path) -> None:
     model = SentenceTransformer(str(checkpoint(family)), device="cpu")
     row = {"image": random_image(), "text": "what?"}
-    want = torch.as_tensor(
-        sentence_transformers.SentenceTransformer(str(embedder(family)), device="cpu").encode(row)
-    )
+    want = torch.as_tensor(sentence_transformers.SentenceTransformer(str(embedder(family)), device="cpu").encode(row))
     torch.testing.assert_close(torch.as_tensor(model.encode(row)), want, rtol=0, atol=1e-6)
     stock = sentence_transformers.SentenceTransformer(str(checkpoint(family)), device="cpu")
     assert stock[1].pooling_mode == ("lasttoken" if family == "phi3_v" else "mean")

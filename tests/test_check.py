@@ -19,10 +19,7 @@ FILE = "maxm_v1_en_100_formatted_vqa.jsonl"
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The published layout in small, and a table that expects as much."""
-    table = [
-        replace(row, queries=(CONCEPTS, CONCEPTS), candidates=(CANDIDATES, CANDIDATES))
-        for row in published.TASKS
-    ]
+    table = [replace(row, queries=(CONCEPTS, CONCEPTS), candidates=(CANDIDATES, CANDIDATES)) for row in published.TASKS]
     monkeypatch.setattr(published, "TASKS", tuple(table))
     return write_published(tmp_path / "data")
 
@@ -74,9 +71,7 @@ def test_the_published_counts_are_compared(tmp_path: Path) -> None:
         ({"question": 7}, "unreadable lines", "needs a string"),
     ],
 )
-def test_a_rule_that_is_broken_is_found(
-    data: Path, fields: dict[str, object], finding: str, where: str
-) -> None:
+def test_a_rule_that_is_broken_is_found(data: Path, fields: dict[str, object], finding: str, where: str) -> None:
     change(data, **fields)
     found = report(data).findings
     assert where in found[finding][0] and len(found[finding]) == 1

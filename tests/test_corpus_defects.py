@@ -14,7 +14,7 @@ from recipes.translate.repair import repair, strip_artefact
 from recipes.translate.schedule import plan, wanted_fields, work_through
 from recipes.translate.sources import sample
 from recipes.translate.translation_memory import Memory
-from xvlm2vec_st.data.dataset import ParallelRow
+from xvlm2vec_st.data.corpus import ParallelRow
 
 
 def fails(check, old):
@@ -96,12 +96,8 @@ def check_fields_survive(pair_of):
 
 def test_defect_2_fields_are_translated_one_by_one():
     question, answer = "what is it?", "answers"
-    assert fails(
-        check_fields_survive, lambda code: old_glue(question, answer, lambda _: GLUED[code], WORDS[code])
-    )
-    check_fields_survive(
-        lambda code: tuple(join_fields(text, code, SAID[code].get) for text in (question, answer))
-    )
+    assert fails(check_fields_survive, lambda code: old_glue(question, answer, lambda _: GLUED[code], WORDS[code]))
+    check_fields_survive(lambda code: tuple(join_fields(text, code, SAID[code].get) for text in (question, answer)))
 
 
 def test_defect_2_no_word_of_the_content_is_deleted_and_labels_stay():
@@ -240,8 +236,7 @@ def test_defect_5_the_artefact_is_cut_wherever_a_translation_is_joined(tmp_path)
 def test_defect_5_visdial_is_a_subset_like_the_others(tmp_path):
     assert "VisDial" in SUBSETS and len(SUBSETS) == 21
     dialogue = (
-        "Represent the given dialogue about an image, which is used for image retrieval: "
-        "Q:is it day\nA:yes it is\n"
+        "Represent the given dialogue about an image, which is used for image retrieval: Q:is it day\nA:yes it is\n"
     )
     (row,), wrong = mmeb_rows(0, {"qry": dialogue, "pos_text": ""}, "VisDial", tmp_path)
     assert not wrong

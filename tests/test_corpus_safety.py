@@ -29,8 +29,9 @@ from recipes.translate.sources import Options, read_sources
 from recipes.translate.translation_memory import read_memory
 from recipes.translate.translators import Seq2Seq, set_source
 from xvlm2vec_st import SentenceTransformer, load_parallel
+from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.data.corpus import parse_row
-from xvlm2vec_st.data.dataset import ParallelCollator, open_image
+from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.distillation.teacher_cache import CachedTeacher
 from xvlm2vec_st.distillation.teachers import FrozenTeacher
@@ -101,7 +102,7 @@ def test_evaluation_and_the_teachers_cache_read_addresses_as_texts(model, no_net
     collate = ParallelCollator(model.preprocess, languages=("it",), shared=True, given=True)
     batch = {k.removeprefix("texts_"): v for k, v in collate([dict(row) for row in held_out]).items()}
     teacher = FrozenTeacher(model)
-    teacher.needs_given = True
+    teacher.needs_inputs = True
     cached = CachedTeacher(teacher, tmp_path / "cache").targets(batch, batch["language"] == 0)
     assert cached["sentence"].shape[0] == len(ADDRESSES)
 
@@ -131,7 +132,7 @@ def test_images_of_rows_stay_in_their_folder_unless_it_is_allowed(inside, name):
     with pytest.raises(ValueError, match=r"c.jsonl, line 1, id 'a': .* lies outside"):
         read_sources([str(path)], Options(languages=["it"]))
     (row,) = read(path, outside_images=True)
-    assert open_image(row["image"], "a", decode=True).size == (8, 6)
+    assert open_row_image(row["image"], "a", decode=True).size == (8, 6)
     assert len(read_sources([str(path)], Options(languages=["it"], outside_images=True))) == 1
 
 
@@ -164,10 +165,7 @@ def test_links_in_a_tar_are_the_members_they_lead_to(tmp_path):
         ("p/soft.png", tarfile.SYMTYPE, "hard.png"),
         ("p/out.png", tarfile.SYMTYPE, "/etc/hostname"),
     )
-    rows = [
-        {"id": name, "image": f"p/{name}.png", "en": name, "it": name}
-        for name in ("one", "hard", "soft", "out")
-    ]
+    rows = [{"id": name, "image": f"p/{name}.png", "en": name, "it": name} for name in ("one", "hard", "soft", "out")]
     assert len(read(corpus(tmp_path, *rows[:3]), images=tmp_path / "a.tar")) == 3
     with pytest.raises(ValueError, match="line 1, row out: image .*out.png not found"):
         read(corpus(tmp_path, rows[3]), images=tmp_path / "a.tar")
@@ -205,7 +203,7 @@ def test_a_translated_corpus_of_an_archive_trains_with_it(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.png", png())
     path = corpus(tmp_path, {"id": "1", "image": "a.png", "en": "a red dog", "it": "un cane rosso"})
-    words = ["--to", "it", "--translator", "none", "--out", str(tmp_path / "o" / "o.jsonl")]
+    words = ["--languages", "it", "--translator", "none", "--out", str(tmp_path / "o" / "o.jsonl")]
     (tmp_path / "o").mkdir()
     out = translate.main(["--corpus", str(path), "--images", str(tmp_path / "x.zip"), *words])
     assert f"train with --images {tmp_path / 'x.zip'}" in capsys.readouterr().out
@@ -228,9 +226,7 @@ def test_a_corpus_that_shrinks_under_a_stream_ends_it_with_one_line(tmp_path, co
 def test_many_languages_that_are_missing_are_told_at_once(tmp_path):
     rows = ({"id": str(n), "en": "a", **{f"a{chr(97 + k)}": "b" for k in range(26)}} for n in range(500))
     path = corpus(tmp_path, *rows)
-    many = [
-        f"{a}{b}{c}" for a in map(chr, range(97, 123)) for b in "bcdfghklmn" for c in map(chr, range(97, 123))
-    ]
+    many = [f"{a}{b}{c}" for a in map(chr, range(97, 123)) for b in "bcdfghklmn" for c in map(chr, range(97, 123))]
     for take in (load_parallel, lambda path, codes: ParallelStream([path], codes)):
         with pytest.raises(ValueError, match="no row has language 'aba', nor 6,759 others"):
             take(path, many)
@@ -263,9 +259,7 @@ def test_an_id_is_a_text_or_a_whole_number(value):
 @pytest.mark.parametrize("key", ["en", "it", "image"])
 @pytest.mark.parametrize("value", ["\u200b", "\0", "\u2060 \ufeff", "a\ud83d", "\udc00", "a\0b"])
 def test_a_text_shows_something_and_is_whole(tmp_path, key, value):
-    path = corpus(
-        tmp_path, {"id": "1", "en": "a", "it": "b"}, {"id": "x", "en": "a", "it": "b"} | {key: value}
-    )
+    path = corpus(tmp_path, {"id": "1", "en": "a", "it": "b"}, {"id": "x", "en": "a", "it": "b"} | {key: value})
     for take in (read, lambda path: ParallelStream([path], ["it"])):
         with pytest.raises(ValueError, match=f"c.jsonl, line 2, id 'x': (the )?'{key}'"):
             take(path)
@@ -357,12 +351,7 @@ def test_terminal_escapes_are_shown_not_obeyed(tmp_path, capsys):
 
 def test_the_markdown_report_shows_no_link_and_no_image():
     cell = _cell("![x](http://h/b.png) [c](javascript:a) www.x.org `c` \x1b[31m")
-    assert (
-        not re.search(r"(?<!\\)\]", cell)
-        and "http:" not in cell
-        and "www." not in cell
-        and "\x1b" not in cell
-    )
+    assert not re.search(r"(?<!\\)\]", cell) and "http:" not in cell and "www." not in cell and "\x1b" not in cell
 
 
 @pytest.mark.parametrize(

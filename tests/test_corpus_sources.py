@@ -17,7 +17,7 @@ from recipes.translate.dictionary import Dictionary
 from recipes.translate.languages import language
 from recipes.translate.mmeb import MMEB_REVISION, SUBSETS, download_mmeb
 from recipes.translate.sources import Options, read_sources
-from xvlm2vec_st.data.dataset import read_parallel
+from xvlm2vec_st.data.corpus import read_parallel
 
 RECORDS = [
     {"id": "a", "image": "1.png", "en": "a dog, brown", "it": "un cane, marrone"},
@@ -200,7 +200,7 @@ def test_moses(folder):
 
 def test_human_text_becomes_a_corpus_without_a_translator(folder):
     out = folder / "names.jsonl"
-    translate.main(["--corpus", "cldr", "--to", "pt", "zh", "--translator", "none", "--out", str(out)])
+    translate.main(["--corpus", "cldr", "--languages", "pt", "zh", "--translator", "none", "--out", str(out)])
     rows = list(read_parallel(out, ["pt", "zh"]))
     assert len(rows) == 179
     assert {"en": rows[0].english, **rows[0].translations} == {"en": "dog", "pt": "cachorro", "zh": "狗"}
@@ -218,7 +218,7 @@ def test_image_tokens_do_not_reach_a_corpus(folder):
 
 
 def test_indonesian_has_a_code_that_is_no_key_of_a_row(folder):
-    command = ["--corpus", "cldr", "--translator", "cldr", "--out", str(folder / "out.jsonl"), "--to"]
+    command = ["--corpus", "cldr", "--translator", "cldr", "--out", str(folder / "out.jsonl"), "--languages"]
     with pytest.raises(ValueError, match="'id' is the row's id; write Indonesian as 'ind'"):
         translate.main([*command, "id"])
     with pytest.raises(ValueError, match="'id' is the row's id; write Indonesian as 'ind'"):
@@ -252,7 +252,7 @@ def test_the_authors_file_is_read_and_its_suspicious_pairs_are_counted(folder, c
     other = good | {"id": "MSCOCO_i2t_1", "img_lang": "2.png"}
     path = authors_file(folder, [good, wrong, wrong | {"id": "MSCOCO_1"}, other])
     out = folder / "out.jsonl"
-    translate.main(["--corpus", str(path), "--to", "it", "--translator", "none", "--out", str(out)])
+    translate.main(["--corpus", str(path), "--languages", "it", "--translator", "none", "--out", str(out)])
     (row,) = read_parallel(out, ["it"])
     assert row.id == "MSCOCO_i2t_0#1" and row.image == "1.png"
     assert row.english == good["text_en"].removeprefix(token)
@@ -263,9 +263,7 @@ def test_the_authors_file_is_read_and_its_suspicious_pairs_are_counted(folder, c
 
 def test_the_authors_language_must_be_told(folder):
     path = authors_file(folder, [{"id": "1", "text_en": "a dog", "text_lang": "un cane"}])
-    with pytest.raises(
-        ValueError, match="line 1, id '1': the language of text_lang is not told; pass --source"
-    ):
+    with pytest.raises(ValueError, match="line 1, id '1': the language of text_lang is not told; pass --source"):
         read_sources([str(path)], Options(languages=["it", "de"]))
     (row,) = read_sources([str(path)], Options(languages=["it", "de"], source_language="it"))
     assert row.translations == {"it": "un cane"}
@@ -361,8 +359,7 @@ LAYOUTS = {
     ),
     "MSCOCO_t2i": (CAPTION, False, GIVEN, P, P),
     "N24News": (
-        T
-        + "Represent the given news image with the following caption for domain classification: news {n}.\n",
+        T + "Represent the given news image with the following caption for domain classification: news {n}.\n",
         P,
         "Sport",
         False,
@@ -445,15 +442,13 @@ class Spelling(Dictionary):
         super().__init__({"it": {}})
 
     def translate(self, texts, code):
-        return [
-            text.replace("a", "à").replace("i", "ì").replace("e", "è").replace("o", "ò") for text in texts
-        ]
+        return [text.replace("a", "à").replace("i", "ì").replace("e", "è").replace("o", "ò") for text in texts]
 
 
 def test_all_21_layouts_of_mmeb_go_through(mmeb):
     assert set(LAYOUTS) == set(SUBSETS)
     out = mmeb / "out" / "parallel.jsonl"
-    words = ["--mmeb", "all", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
+    words = ["--mmeb", "all", "--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]
     translate.main([*words, "--skip-check", "copy", "language"], Spelling())
     rows = {row.id: row for row in read_parallel(out, ["it"])}
     for subset, (query, query_image, _, target_image, negative) in LAYOUTS.items():
@@ -476,7 +471,7 @@ def test_all_21_layouts_of_mmeb_go_through(mmeb):
 def test_a_row_without_its_image_is_refused_by_name(mmeb, capsys):
     (mmeb / "images" / "OK-VQA" / "qry_1.jpg").unlink()
     out = mmeb / "parallel.jsonl"
-    words = ["--mmeb", "OK-VQA", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
+    words = ["--mmeb", "OK-VQA", "--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]
     translate.main([*words, "--skip-check", "copy", "language"], Spelling())
     assert "refused: row OK-VQA/1/qry: " in capsys.readouterr().out
     refused = [json.loads(line) for line in (mmeb / "parallel.refused.jsonl").open()]
@@ -489,13 +484,13 @@ def test_a_row_without_its_image_is_refused_by_name(mmeb, capsys):
 def test_a_subset_without_any_image_stops_and_tells_where_they_are(mmeb):
     shutil.rmtree(mmeb / "images" / "OK-VQA")
     out = mmeb / "parallel.jsonl"
-    words = ["--mmeb", "NIGHTS", "OK-VQA", "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
+    words = ["--mmeb", "NIGHTS", "OK-VQA", "--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]
     words += ["--skip-check", "copy", "language"]
     told = r"OK-VQA: none of its 3 images .*qry_0.jpg.* images_zip/.* --images FOLDER.* --no-image-check"
     with pytest.raises(ValueError, match=told):
         translate.main(words, Spelling())
     assert not out.exists()
-    translate.main([*words, "--no-image-check"], Spelling())
+    translate.main([*words, "--no-check-images"], Spelling())
     assert sum(row.image is not None for row in read_parallel(out, ["it"])) == 12
     (mmeb / "elsewhere").mkdir()
     with pytest.raises(ValueError, match="NIGHTS: none of its 9 images"):
@@ -517,7 +512,7 @@ def test_a_token_without_a_path_is_refused_and_unknown_subsets_are_told_the_near
     file = mmeb / "OK-VQA" / "original-00000-of-00001.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), file)
     out = mmeb / "parallel.jsonl"
-    words = ["--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
+    words = ["--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]
     translate.main(["--mmeb", "OK-VQA", *words, "--skip-check", "copy"], Spelling())
     (refused,) = [json.loads(line) for line in (mmeb / "parallel.refused.jsonl").open()]
     assert refused["detail"] == "qry_image_path is '', the text has an image token"
@@ -528,10 +523,8 @@ def test_a_token_without_a_path_is_refused_and_unknown_subsets_are_told_the_near
 def test_a_limit_draws_the_same_rows_of_a_subset_whichever_are_asked_for(mmeb):
     def ids(*subsets):
         out = mmeb / "parallel.jsonl"
-        words = ["--mmeb", *subsets, "--mmeb-data", str(mmeb), "--to", "it", "--out", str(out)]
-        translate.main(
-            [*words, "--limit", "2", "--overwrite", "--skip-check", "copy", "language"], Spelling()
-        )
+        words = ["--mmeb", *subsets, "--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]
+        translate.main([*words, "--limit", "2", "--overwrite", "--skip-check", "copy", "language"], Spelling())
         return {row.id for row in read_parallel(out, ["it"]) if row.id.startswith("OK-VQA")}
 
     assert ids("OK-VQA") == ids("MSCOCO", "OK-VQA")

@@ -11,7 +11,7 @@ from recipes.translate.merge import merge
 from recipes.translate.misaligned import instruction_of
 from recipes.translate.placeholders import mask, numbers, pieces, unmask
 from recipes.translate.repair import repair
-from xvlm2vec_st.data.dataset import ParallelRow
+from xvlm2vec_st.data.corpus import ParallelRow
 
 TEXTS = [
     "a dog",
@@ -183,9 +183,7 @@ def test_a_good_translation_is_kept(english, translation, code):
     assert refusal(english, translation, code) is None
 
 
-@pytest.mark.parametrize(
-    "code", ["it", "es", "fr", "de", "pt", "nl", "ja", "zh", "ru", "el", "ar", "hi", "ko"]
-)
+@pytest.mark.parametrize("code", ["it", "es", "fr", "de", "pt", "nl", "ja", "zh", "ru", "el", "ar", "hi", "ko"])
 def test_few_true_names_are_refused(code):
     """CLDR's names are true translations: what is refused of them is the checks' error."""
     world = load_world(["en", code])

@@ -190,13 +190,13 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
         unzip(tmp_path / "images.zip", tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "no zip"])
-def test_a_damaged_archive_is_named_and_gives_no_folder(hub: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("find_damage", ["cut", "changed", "no zip"])
+def test_a_damaged_archive_is_named_and_gives_no_folder(hub: Path, tmp_path: Path, find_damage: str) -> None:
     archive = hub / "images.zip"
     data = bytearray(archive.read_bytes())
-    if damage == "cut":
+    if find_damage == "cut":
         del data[-100:]
-    elif damage == "changed":
+    elif find_damage == "changed":
         data[60] ^= 255  # in the first image
     else:
         data = bytearray(b"<html>not found</html>")

@@ -37,9 +37,7 @@ def test_every_step_says_what_it_does_and_the_table_is_printed(shown):
         assert f"\n{step}/6  " in "\n" + printed
     scores = json.loads((folder / "report" / "scores.json").read_text())
     assert score_table(scores["teacher"], scores["student"]) in printed
-    assert (
-        printed.rstrip().splitlines()[-3].strip() == "from sentence_transformers import SentenceTransformer"
-    )
+    assert printed.rstrip().splitlines()[-3].strip() == "from sentence_transformers import SentenceTransformer"
 
 
 def test_the_scores_have_every_task_language_and_library(shown):
@@ -69,9 +67,7 @@ def test_nothing_but_the_result_is_left(shown):
 
 
 def test_a_finished_folder_is_not_overwritten_without_asking(shown):
-    with pytest.raises(
-        ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"
-    ):
+    with pytest.raises(ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"):
         demo.main(["--out", str(shown[0])])
 
 

@@ -18,7 +18,7 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, lora_config
-from xvlm2vec_st.distillation.projection import add_projection
+from xvlm2vec_st.distillation.states import add_projection
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def corpus(tmp_path_factory):
 
 
 def command(corpus, out, *more):
-    base = ["--student", str(TEACHER), "--corpus", str(corpus), "--languages", "it,de", "--out", str(out)]
-    short = ["--batch-size", "6", "--steps", "4", "--learning-rate", "1e-3", "--eval-rows", "12"]
+    base = ["--student", str(TEACHER), "--corpus", str(corpus), "--languages", "it,de", "--output-dir", str(out)]
+    short = ["--per-device-train-batch-size", "6", "--max-steps", "4", "--learning-rate", "1e-3", "--eval-rows", "12"]
     return [*base, *short, "--report-to", "none", *more]
 
 
@@ -124,7 +124,11 @@ def stop_after(monkeypatch, steps):
 
 @pytest.mark.parametrize(
     "more",
-    [pytest.param([], marks=slow), ["--lora", "4", "--dora"], pytest.param(["--muon", "0.01"], marks=slow)],
+    [
+        pytest.param([], marks=slow),
+        ["--lora-rank", "4", "--dora"],
+        pytest.param(["--muon-learning-rate", "0.01"], marks=slow),
+    ],
 )
 def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch, more):
     unbroken = distill.main(command(corpus, tmp_path / "unbroken", *more))
@@ -138,14 +142,14 @@ def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, 
     with pytest.raises(ValueError, match="holds an unfinished run; pass --resume to go on"):
         distill.main(arguments)
     with pytest.raises(ValueError, match=r"started with other arguments \(seed 0 -> 5\)"):
-        distill.main([*arguments, "--resume", "--seed", "5"])
-    distill.main([*arguments, "--resume"])
+        distill.main([*arguments, "--resume-from-checkpoint", "--seed", "5"])
+    distill.main([*arguments, "--resume-from-checkpoint"])
     assert equal(weights(out), weights(unbroken))
     assert not (tmp_path / "out.partial").exists()
 
 
 def test_a_lora_is_merged_and_leaves_vision_and_embeddings_alone(corpus, tmp_path, teacher):
-    out = distill.main(command(corpus, tmp_path / "lora", "--lora", "4", "--dora", "--variant", "image"))
+    out = distill.main(command(corpus, tmp_path / "lora", "--lora-rank", "4", "--dora", "--image-part"))
     assert not list(out.rglob("adapter*"))
     before, after = teacher.state_dict(), weights(out)
     assert before.keys() == after.keys()
@@ -155,15 +159,13 @@ def test_a_lora_is_merged_and_leaves_vision_and_embeddings_alone(corpus, tmp_pat
 
 
 def test_an_adapter_that_is_kept_loads_in_stock_and_says_what_the_merged_one_says(corpus, tmp_path):
-    merged = distill.main(command(corpus, tmp_path / "merged", "--lora", "4", "--steps", "2"))
-    kept = distill.main(command(corpus, tmp_path / "kept", "--lora", "4", "--steps", "2", "--keep-adapter"))
+    merged = distill.main(command(corpus, tmp_path / "merged", "--lora-rank", "4", "--max-steps", "2"))
+    kept = distill.main(command(corpus, tmp_path / "kept", "--lora-rank", "4", "--max-steps", "2", "--keep-adapter"))
     assert (kept / "adapter_model.safetensors").is_file() and not (kept / "model.safetensors").exists()
     one, two = (SentenceTransformer(str(out)).encode("mela rossa") for out in (merged, kept))
-    assert (
-        abs(one - two).max() < 1e-5 < abs(one - SentenceTransformer(str(TEACHER)).encode("mela rossa")).max()
-    )
+    assert abs(one - two).max() < 1e-5 < abs(one - SentenceTransformer(str(TEACHER)).encode("mela rossa")).max()
     with pytest.raises(ValueError, match="transformers drops the magnitudes of DoRA when it loads a llava"):
-        distill.main(command(corpus, tmp_path / "dora", "--lora", "4", "--dora", "--keep-adapter"))
+        distill.main(command(corpus, tmp_path / "dora", "--lora-rank", "4", "--dora", "--keep-adapter"))
 
 
 @pytest.mark.parametrize(("told", "is_last"), [((0.1, 0.9, 0.5, 0.4), False), ((0.1, 0.2, 0.3, 0.4), True)])
@@ -174,7 +176,7 @@ def test_the_best_checkpoint_is_the_one_that_is_saved(corpus, trained, tmp_path,
         "evaluate",
         lambda self, *a, **k: {"eval_sequential_score": told[self.state.global_step - 1]},
     )
-    often = ["--eval-steps", "1", "--save-steps", "1", "--best"]
+    often = ["--eval-steps", "1", "--save-steps", "1", "--load-best-model-at-end"]
     best = distill.main(command(corpus, tmp_path / "best", *often))
     assert equal(weights(best), weights(trained)) is is_last
     start = weights(TEACHER)
@@ -188,7 +190,7 @@ def test_merging_keeps_the_embeddings_also_of_dora_and_of_a_projection(tmp_path)
     add_projection(student, len(plain))
     projected = student.encode("red apple to the left of dog", convert_to_tensor=True)
     assert (plain - projected).abs().max() > 0.01
-    arguments = distill.parse_args(command("none", tmp_path / "x", "--lora", "4", "--dora"))
+    arguments = distill.parse_args(command("none", tmp_path / "x", "--lora-rank", "4", "--dora"))
     distill.prepare(student, arguments)
     set_seed(0)
     with torch.no_grad():
@@ -197,9 +199,7 @@ def test_merging_keeps_the_embeddings_also_of_dora_and_of_a_projection(tmp_path)
                 parameter.mul_(1.1).add_(0.05 * torch.randn_like(parameter))
     assert any("magnitude" in name for name, _ in student.named_parameters())
     before = student.eval().encode("red apple to the left of dog", convert_to_tensor=True)
-    after = distill.merged(student, arguments, tmp_path).encode(
-        "red apple to the left of dog", convert_to_tensor=True
-    )
+    after = distill.merged(student, arguments, tmp_path).encode("red apple to the left of dog", convert_to_tensor=True)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert (projected - before).abs().max() > 0.01
 
@@ -208,12 +208,10 @@ def test_what_is_there_is_not_overwritten_without_asking(corpus, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(
-        ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"
-    ):
+    with pytest.raises(ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"):
         distill.main(command(corpus, out))
     assert (out / "thesis.tex").exists()
-    distill.main(command(corpus, out, "--overwrite", "--steps", "1"))
+    distill.main(command(corpus, out, "--overwrite", "--max-steps", "1"))
     assert (out / "modules.json").exists() and not (out / "thesis.tex").exists()
 
 
@@ -223,7 +221,7 @@ def test_what_is_there_is_not_overwritten_without_asking(corpus, tmp_path):
         (["--languages", "it,xx-"], "no row has language 'xx-'"),
         (["--languages", "Italian"], "unknown language 'Italian'"),
         (["--eval-rows", "60"], "hold out at most half"),
-        (["--resume"], "no unfinished run to resume"),
+        (["--resume-from-checkpoint"], "no unfinished run to resume"),
         (["--corpus", "none.jsonl"], "no such corpus file"),
     ],
 )

@@ -16,7 +16,7 @@ from xvlm2vec_st import build
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "recipes" / "configs" / "xvlm2vec.yaml"
 GOLDEN = ROOT / "tests" / "golden" / "phi3v"
-NEEDED = ["--corpus", "c.jsonl", "--out", "o"]
+NEEDED = ["--corpus", "c.jsonl", "--output-dir", "o"]
 
 
 def parsed(*argv):
@@ -57,17 +57,24 @@ def test_every_value_of_the_published_file_has_a_reason():
 def test_a_tiny_twin_runs_through_the_same_file(tmp_path):
     """The golden Phi-3.5-vision and its adapter; what is smaller is named here, all else is the file's."""
     corpus = write_corpus(tmp_path / "corpus", ["en", "it", "es", "fr", "de"], scenes=5) / "parallel.jsonl"
-    smaller = ["--batch-size", "2", "--eval-rows", "2", "--image-size", "336"]
-    smaller += ["--workers", "0", "--logging-steps", "1", "--learning-rate", "1e-3", "--report-to", "none"]
+    smaller = ["--per-device-train-batch-size", "2", "--eval-rows", "2", "--image-size", "336"]
+    smaller += [
+        "--dataloader-num-workers",
+        "0",
+        "--logging-steps",
+        "1",
+        "--learning-rate",
+        "1e-3",
+        "--report-to",
+        "none",
+    ]
     where = ["--student", str(GOLDEN), "--adapter", str(GOLDEN / "adapter_lora"), "--corpus", str(corpus)]
-    out = distill.main(["--config", str(PUBLISHED), *where, *smaller, "--out", str(tmp_path / "out")])
+    out = distill.main(["--config", str(PUBLISHED), *where, *smaller, "--output-dir", str(tmp_path / "out")])
     log = json.loads((out / "training_log.json").read_text())
     assert len([entry for entry in log if "error_de" in entry]) == 1  # 8 rows, 2 x 4 an update
     start = build(GOLDEN, tmp_path / "start", adapter=GOLDEN / "adapter_lora", num_crops=4)
     before, after = (load_file(folder / "model.safetensors") for folder in (start, out))
-    assert before.keys() == after.keys() and {t.dtype for t in after.values()} == {
-        t.dtype for t in before.values()
-    }
+    assert before.keys() == after.keys() and {t.dtype for t in after.values()} == {t.dtype for t in before.values()}
     moved = {key for key in before if not before[key].equal(after[key])}
     assert any("img_processor" in key for key in moved) and any("layers" in key for key in moved)
     model = SentenceTransformer(str(out))
@@ -76,19 +83,17 @@ def test_a_tiny_twin_runs_through_the_same_file(tmp_path):
 
 
 def test_the_command_line_overrides_the_file(tmp_path):
-    path = config(
-        tmp_path, "student: a\nlanguages: [it, pt-BR]\nbf16: true\nbatch-size: 3\nlearning-rate: 1e-4\n"
-    )
+    path = config(tmp_path, "student: a\nlanguages: [it, pt-BR]\nbf16: true\nbatch-size: 3\nlearning-rate: 1e-4\n")
     args = parsed("--config", path, *NEEDED)
     assert (args.student, args.languages, args.bf16, args.batch_size) == ("a", "it,pt-BR", True, 3)
     assert args.learning_rate == 1e-4, "YAML reads 1e-4 as a text"
-    args = parsed("--config", path, *NEEDED, "--no-bf16", "--batch-size", "5")
+    args = parsed("--config", path, *NEEDED, "--no-bf16", "--per-device-train-batch-size", "5")
     assert (args.bf16, args.batch_size) == (False, 5)
 
 
 def test_several_corpora_are_one(tmp_path):
     args = parsed(
-        "--config", config(tmp_path, "student: a\nlanguages: it\ncorpus: [x.jsonl, y.jsonl]\n"), "--out", "o"
+        "--config", config(tmp_path, "student: a\nlanguages: it\ncorpus: [x.jsonl, y.jsonl]\n"), "--output-dir", "o"
     )
     assert args.corpus == [Path("x.jsonl"), Path("y.jsonl")]
 
@@ -134,37 +139,46 @@ def corpus_of(tmp_path, rows):
 def test_bad_corpora(tmp_path, rows, message):
     argv = ["--student", str(GOLDEN), "--corpus", corpus_of(tmp_path, rows), "--languages", "it"]
     with pytest.raises(ValueError, match=message):
-        distill.main([*map(str, argv), "--out", str(tmp_path / "out")])
+        distill.main([*map(str, argv), "--output-dir", str(tmp_path / "out")])
     assert not (tmp_path / "out.partial").exists()
 
 
 def test_fewer_rows_than_an_update_takes(tmp_path):
     rows = [{"id": str(n), "en": "a", "it": "x"} for n in range(7)]
     argv = ["--student", str(GOLDEN), "--corpus", corpus_of(tmp_path, rows), "--languages", "it"]
-    more = ["--batch-size", "4", "--accumulation", "2", "--eval-rows", "0", "--out", str(tmp_path / "out")]
-    with pytest.raises(
-        ValueError, match="an update takes 4 rows x --accumulation 2 x 1 processes, and 7 rows"
-    ):
+    more = [
+        "--per-device-train-batch-size",
+        "4",
+        "--gradient-accumulation-steps",
+        "2",
+        "--eval-rows",
+        "0",
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    with pytest.raises(ValueError, match="an update takes 4 rows x --accumulation 2 x 1 processes, and 7 rows"):
         distill.main([*map(str, argv), *more])
 
 
 def test_best_needs_evaluations_that_fit(tmp_path):
     with pytest.raises(ValueError, match="--best needs --eval-steps that divide --save-steps 500, got 300"):
-        distill.main(["--student", "a", "--languages", "it", *NEEDED, "--best", "--eval-steps", "300"])
+        distill.main(
+            ["--student", "a", "--languages", "it", *NEEDED, "--load-best-model-at-end", "--eval-steps", "300"]
+        )
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--lora", "0"], "--lora 0: pass 1 or more, or leave it out"),
-        (["--steps", "0"], "--steps 0: pass 1 or more"),
+        (["--lora-rank", "0"], "--lora 0: pass 1 or more, or leave it out"),
+        (["--max-steps", "0"], "--steps 0: pass 1 or more"),
         (["--tokens-per-batch", "0"], "--tokens-per-batch 0: pass 1 or more"),
-        (["--muon", "0"], "--muon 0.0: pass a rate above 0"),
+        (["--muon-learning-rate", "0"], "--muon 0.0: pass a rate above 0"),
         (["--dora"], "--dora does nothing without --lora; pass that too"),
         (["--keep-adapter"], "--keep-adapter does nothing without --lora"),
         (["--temperature", "0.1"], "--temperature does nothing without --similarity"),
-        (["--lora", "4", "--keep-adapter", "--adapter", "b"], "build it first .*, and pass --student START"),
-        (["--lora", "4", "--keep-adapter", "--num-crops", "4"], "build it first"),
+        (["--lora-rank", "4", "--keep-adapter", "--adapter", "b"], "build it first .*, and pass --student START"),
+        (["--lora-rank", "4", "--keep-adapter", "--num-crops", "4"], "build it first"),
         (["--eval-steps", "1", "--eval-rows", "0"], "--eval-steps 1 with --eval-rows 0: no rows"),
         (["--student", "./none"], "./none: no such folder"),
         (["--teacher", "/none"], "/none: no such folder"),
@@ -185,6 +199,6 @@ def test_commas_or_spaces_between_languages(tmp_path, words):
 
 def test_options_that_need_each_other_go_together():
     given = ["--student", "a", "--languages", "it", *NEEDED]
-    assert parsed(*given, "--similarity", "1", "--temperature", "0.1").temperature == 0.1
-    assert parsed(*given, "--similarity", "1").temperature == 0.05
-    assert parsed(*given, "--lora", "4", "--dora", "--steps", "-1").dora
+    assert parsed(*given, "--similarity-weight", "1", "--temperature", "0.1").temperature == 0.1
+    assert parsed(*given, "--similarity-weight", "1").temperature == 0.05
+    assert parsed(*given, "--lora-rank", "4", "--dora", "--max-steps", "-1").dora

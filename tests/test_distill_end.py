@@ -26,8 +26,8 @@ def corpus(tmp_path_factory):
 )
 def test_the_last_line_tells_where_and_how_good(corpus, tmp_path, capsys, rows, scores):
     out = tmp_path / "out"
-    words = ["--student", TEACHER, "--corpus", corpus, "--languages", "it", "de", "--out", out]
-    short = ["--batch-size", 2, "--steps", 1, "--eval-rows", rows, "--report-to", "none"]
+    words = ["--student", TEACHER, "--corpus", corpus, "--languages", "it", "de", "--output-dir", out]
+    short = ["--per-device-train-batch-size", 2, "--max-steps", 1, "--eval-rows", rows, "--report-to", "none"]
     distill.main([str(word) for word in (*words, *short)])
     assert re.fullmatch(f"saved: {re.escape(str(out))}{scores}", capsys.readouterr().out.splitlines()[-1])
     card = (out / "README.md").read_text()
@@ -60,7 +60,7 @@ def test_other_errors_keep_their_traceback():
 
 
 def test_a_recipe_run_as_a_program_ends_so():
-    words = ["-m", "recipes.translate", "--to", "it,es", "--out", "o.jsonl"]
+    words = ["-m", "recipes.translate", "--languages", "it,es", "--out", "o.jsonl"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (2, "error: no source: pass --corpus FILE, or --mmeb SUBSET\n")
 

@@ -70,9 +70,7 @@ def test_the_table(capsys, tmp_path):
 
 def test_the_memory_of_the_document_is_that_of_the_formula():
     lines = (Path(__file__).parents[1] / "docs" / "scale.md").read_text().splitlines()
-    told = {
-        line.split("|")[1].strip(): re.findall(r"\d+\.\d", line) for line in lines if line.startswith("| ")
-    }
+    told = {line.split("|")[1].strip(): re.findall(r"\d+\.\d", line) for line in lines if line.startswith("| ")}
     weights, adapter = 4_150_000_000, 25_200_000
     whole = [scale.memory(weights, n, trained=weights, teacher=True) for n in scale.GPUS]
     assert told["all parameters, frozen teacher"] == [f"{gb:.1f}" for gb in whole]

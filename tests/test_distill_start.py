@@ -23,13 +23,13 @@ def corpus(tmp_path_factory):
 
 
 def command(corpus, out, *more, student="a"):
-    base = ["--student", student, "--corpus", corpus, "--languages", "it,de", "--out", out]
-    short = ["--batch-size", "2", "--steps", "1", "--learning-rate", "1e-3", "--eval-rows", "0"]
+    base = ["--student", student, "--corpus", corpus, "--languages", "it,de", "--output-dir", out]
+    short = ["--per-device-train-batch-size", "2", "--max-steps", "1", "--learning-rate", "1e-3", "--eval-rows", "0"]
     return [str(word) for word in (*base, *short, "--report-to", "none", *more)]
 
 
 @tiny.every_family
-@pytest.mark.parametrize("more", [[], ["--lora", "2"], ["--train-vision"]], ids=str)
+@pytest.mark.parametrize("more", [[], ["--lora-rank", "2"], ["--train-vision"]], ids=str)
 def test_the_language_model_alone_learns_if_vision_is_not_asked_for(family, more, tmp_path):
     """LLaVA-NeXT's `image_newline` is no part of it: a batch without an image does not reach it."""
     student = SentenceTransformer(str(tiny.embedder(family)))
@@ -43,14 +43,14 @@ def test_the_language_model_alone_learns_if_vision_is_not_asked_for(family, more
 def test_what_is_refused_leaves_no_start_and_a_killed_start_is_built_again(corpus, tmp_path):
     argv = command(corpus, tmp_path / "out", "--num-crops", "2", student=tiny.checkpoint("phi3_v"))
     with pytest.raises(ValueError, match="dims"):
-        distill.main([*argv, "--dims", "4000"])
+        distill.main([*argv, "--matryoshka-dims", "4000"])
     assert list(tmp_path.iterdir()) == []
     work = tmp_path / "out.partial"
     for name in ("start", ".start.7.partial"):
         (work / name).mkdir(parents=True)
         (work / name / "config.json").write_text('{"mod')
     with pytest.raises(ValueError, match="no unfinished run to resume; leave --resume out"):
-        distill.main([*argv, "--resume"])
+        distill.main([*argv, "--resume-from-checkpoint"])
     out = distill.main(argv)
     assert SentenceTransformer(str(out))[0].processor.image_processor.num_crops == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -83,7 +83,7 @@ def test_a_run_killed_while_it_moves_its_folder_into_place_is_resumed(corpus, tm
     work = tmp_path / "out.partial"
     events = {path.name for path in work.rglob("events.*")}
     (work / "final" / "half-written").write_text("")
-    out = distill.main([*argv, "--resume"])
+    out = distill.main([*argv, "--resume-from-checkpoint"])
     assert events and events <= {path.name for path in out.glob("runs/*/events.*")}, "a log is lost"
     assert not (out / "half-written").exists() and not work.exists()
 
@@ -98,16 +98,16 @@ def begun(corpus, tmp_path):
 
 
 def resumed(argv, work, *more):
-    args = distill.parse_args([*argv, "--resume", *more])
+    args = distill.parse_args([*argv, "--resume-from-checkpoint", *more])
     check_folders(args, work, settings(args, 1))
 
 
 def test_a_resumed_run_may_change_what_no_weight_depends_on(begun):
     _, argv, work = begun
-    resumed(argv, work, "--cache", "elsewhere", "--workers", "2", "--logging-steps", "1")
+    resumed(argv, work, "--cache", "elsewhere", "--dataloader-num-workers", "2", "--logging-steps", "1")
     resumed(argv, work, "--save-steps", "7", "--report-to", "wandb", "--gradient-checkpointing")
     with pytest.raises(ValueError, match=r"\(batch_size 2 -> 1\); resume with the same, or start anew"):
-        resumed(argv, work, "--batch-size", "1")
+        resumed(argv, work, "--per-device-train-batch-size", "1")
 
 
 def test_another_spelling_of_a_path_is_the_same_run(corpus, tmp_path, monkeypatch):

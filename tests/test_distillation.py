@@ -10,8 +10,8 @@ from transformers import set_seed
 
 from mmmeb_tasks.mini.write import write_corpus
 from xvlm2vec_st import MultilingualDistillationLoss, load_parallel
-from xvlm2vec_st.data.dataset import ParallelCollator
-from xvlm2vec_st.distillation.loss import distillation_parts
+from xvlm2vec_st.data.collator import ParallelCollator
+from xvlm2vec_st.distillation.loss_terms import distillation_parts
 
 
 def test_hand_computed_parts():
@@ -35,9 +35,7 @@ def test_a_row_counts_as_often_as_it_has_translations():
 
 
 def test_rows_without_a_translation_keep_their_english():
-    parts = distillation_parts(
-        torch.ones(2, 3), torch.zeros(0, 3), torch.zeros(2, 3), torch.tensor([]).long()
-    )
+    parts = distillation_parts(torch.ones(2, 3), torch.zeros(0, 3), torch.zeros(2, 3), torch.tensor([]).long())
     assert set(parts) == {"english"} and parts["english"].item() == 1.0
 
 
@@ -53,9 +51,7 @@ def batch_of(teacher, tmp_path_factory):
     data = load_parallel(folder / "parallel.jsonl", ["it", "de"], show_progress=False)
 
     def make(rows=range(12), languages=("it", "de"), **changes):
-        return groups(
-            ParallelCollator(teacher.preprocess, languages=languages)([data[i] | changes for i in rows])
-        )
+        return groups(ParallelCollator(teacher.preprocess, languages=languages)([data[i] | changes for i in rows]))
 
     return make
 
@@ -83,13 +79,9 @@ def shaken(model, seed=0):
 
 @pytest.mark.parametrize("image_part", [False, True])
 def test_teacher_equals_student_gives_zero_in_the_english_parts(teacher, student, batch_of, image_part):
-    english_twice = [
-        f | {"side": side} for f in groups_of_side(batch_of(), "en") for side in ("en", "translated")
-    ]
+    english_twice = [f | {"side": side} for f in groups_of_side(batch_of(), "en") for side in ("en", "translated")]
     parts = MultilingualDistillationLoss(student, teacher, image_part=image_part)(english_twice)
-    expected = {"english", "translated"} | (
-        {"english_image_part", "translated_image_part"} if image_part else set()
-    )
+    expected = {"english", "translated"} | ({"english_image_part", "translated_image_part"} if image_part else set())
     assert set(parts) == expected
     assert all(value.item() == 0.0 for value in parts.values())
 
@@ -107,9 +99,7 @@ class Plus(torch.nn.Module):
 
 def test_student_is_teacher_plus_one(teacher, student, batch_of):
     """Every unweighted part is one: the weighted ones are a quarter each, and the loss is one."""
-    english_twice = [
-        f | {"side": side} for f in groups_of_side(batch_of(), "en") for side in ("en", "translated")
-    ]
+    english_twice = [f | {"side": side} for f in groups_of_side(batch_of(), "en") for side in ("en", "translated")]
     loss = MultilingualDistillationLoss(student, teacher, image_part=True)
     loss.model = torch.nn.Sequential(student[0], Plus(), student[1], student[2])
     parts = loss(english_twice)
@@ -142,9 +132,7 @@ def test_the_loss_equals_the_published_loop_over_pairs(teacher, student, batch_o
         assert value.item() == pytest.approx(torch.stack(expected).mean().item() / len(terms), rel=1e-4)
         assert value.item() > 0
     if image_part:  # attention is causal and the image comes first: the text cannot change it
-        assert got["english_image_part"].item() == pytest.approx(
-            got["translated_image_part"].item(), rel=1e-5
-        )
+        assert got["english_image_part"].item() == pytest.approx(got["translated_image_part"].item(), rel=1e-5)
 
 
 def plain(model, features, i):

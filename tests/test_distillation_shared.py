@@ -12,7 +12,7 @@ from xvlm2vec_st import (
     load_parallel,
     lora_config,
 )
-from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.collator import ParallelCollator
 
 LANGUAGES = ("it", "de", "fr")
 GROUPS = ("en_text_", "en_image_", "translated_text_", "translated_image_", "texts_")

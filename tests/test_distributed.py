@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, lora_config
-from xvlm2vec_st.training.fsdp import filled, hollow
+from xvlm2vec_st.training.fsdp import load_states_into, meta_copy
 
 BOTH = pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2_llava.yaml"])
 
@@ -32,9 +32,9 @@ def start(tmp_path_factory):
 
 
 def command(start, corpus, out, *more):
-    base = ["--student", str(start), "--corpus", str(corpus), "--languages", "it,de", "--out", str(out)]
+    base = ["--student", str(start), "--corpus", str(corpus), "--languages", "it,de", "--output-dir", str(out)]
     # 24 rows to train on: four updates an epoch, so that a resumed run is in its second.
-    short = ["--batch-size", "3", "--steps", "6", "--learning-rate", "1e-3", "--eval-rows", "8"]
+    short = ["--per-device-train-batch-size", "3", "--max-steps", "6", "--learning-rate", "1e-3", "--eval-rows", "8"]
     return [*base, *short, "--save-steps", "5", "--logging-steps", "1", "--report-to", "none", *more]
 
 
@@ -85,7 +85,7 @@ def train(rank, argv, stop_after=None):
 def alone(start, corpus, tmp_path_factory):
     """One process that accumulates what two see at once."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    return distill.main(command(start, corpus, out, "--accumulation", "2"))
+    return distill.main(command(start, corpus, out, "--gradient-accumulation-steps", "2"))
 
 
 @BOTH
@@ -97,7 +97,7 @@ def test_two_processes_stopped_and_resumed_end_where_one_does(config, start, cor
     checkpoint = tmp_path / "out.partial" / "checkpoint-5"
     assert (checkpoint / "whole.json").is_file()
     assert (checkpoint / "pytorch_model_fsdp_0").is_dir() is sharded
-    second = processes.together(config, train, [*argv, "--resume"])
+    second = processes.together(config, train, [*argv, "--resume-from-checkpoint"])
     assert [len(rank["images"]) for rank in second] == [1, 1], "it began anew"
     assert [rank["saved"] > 0 for rank in second] == [True, False], "one process writes"
     assert_close(tmp_path / "out", alone, start)
@@ -128,7 +128,7 @@ def alternate(rank, argv):
     [
         pytest.param("ddp.yaml", ["--train-vision"], id="copies that learn vision"),
         pytest.param("fsdp2_llava.yaml", ["--train-vision"], id="shards that learn vision"),
-        pytest.param("fsdp2_llava.yaml", ["--lora", "2"], id="shards, their own teacher"),
+        pytest.param("fsdp2_llava.yaml", ["--lora-rank", "2"], id="shards, their own teacher"),
     ],
 )
 def test_text_only_and_image_batches_do_not_hang(config, start, tmp_path, more):
@@ -136,9 +136,7 @@ def test_text_only_and_image_batches_do_not_hang(config, start, tmp_path, more):
     lines = (folder / "parallel.jsonl").read_text().splitlines(keepends=True)
     images = [line for line in lines if '"image": null' not in line]
     (folder / "parallel.jsonl").write_text("".join(images))
-    argv = command(
-        start, folder / "parallel.jsonl", tmp_path / "out", *more, "--eval-rows", "0", "--steps", "3"
-    )
+    argv = command(start, folder / "parallel.jsonl", tmp_path / "out", *more, "--eval-rows", "0", "--max-steps", "3")
     seen = processes.together(config, alternate, argv)
     stand_in = config.startswith("fsdp2") and "--train-vision" in more
     texts = [[has for has in rank["images"]] for rank in seen]
@@ -154,8 +152,8 @@ def test_text_only_and_image_batches_do_not_hang(config, start, tmp_path, more):
 
 def test_a_cache_that_only_one_process_misses_does_not_hang(start, corpus, tmp_path):
     """The student is its own teacher: sharded, it runs in both processes or in none."""
-    first = command(start, corpus, tmp_path / "a", "--lora", "2", "--cache", str(tmp_path / "cache"))
-    first += ["--steps", "2", "--eval-rows", "0"]
+    first = command(start, corpus, tmp_path / "a", "--lora-rank", "2", "--cache", str(tmp_path / "cache"))
+    first += ["--max-steps", "2", "--eval-rows", "0"]
     processes.together("fsdp2_llava.yaml", train, first)
     (store,) = (tmp_path / "cache").iterdir()
     written = sorted(store.iterdir())
@@ -165,15 +163,13 @@ def test_a_cache_that_only_one_process_misses_does_not_hang(start, corpus, tmp_p
     assert (tmp_path / "a").is_dir()
 
 
-def test_a_hollow_model_takes_no_memory_and_is_filled():
+def test_a_hollow_model_takes_no_memory_and_is_load_states_into():
     model = SentenceTransformer(str(tiny.embedder("llava")))
     model.add_adapter(lora_config("llava", rank=2))
-    empty = hollow(model)
-    assert (
-        {p.device.type for p in empty.parameters()} == {"meta"} != {p.device.type for p in model.parameters()}
-    )
+    empty = meta_copy(model)
+    assert {p.device.type for p in empty.parameters()} == {"meta"} != {p.device.type for p in model.parameters()}
     states = {name: value.clone() for name, value in model.state_dict().items()}
-    again = filled(empty, states).state_dict()
+    again = load_states_into(empty, states).state_dict()
     assert states.keys() == again.keys() and all(torch.equal(states[key], again[key]) for key in states)
 
 
@@ -187,10 +183,7 @@ def refused(rank, argv):
 
 
 def test_settings_that_leave_the_teacher_empty_are_refused(start, corpus, tmp_path):
-    assert (
-        processes.together("fsdp2_llava.yaml", refused, command(start, corpus, tmp_path / "out"))
-        == [True] * 2
-    )
+    assert processes.together("fsdp2_llava.yaml", refused, command(start, corpus, tmp_path / "out")) == [True] * 2
 
 
 @tiny.every_family

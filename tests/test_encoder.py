@@ -84,9 +84,7 @@ def loader(**columns: list) -> DataLoader:
     return DataLoader(Dataset.from_dict(columns, features=Features(features)))
 
 
-def encode(
-    encoder: MMMEBEncoder, task: type[MMMEBRetrieval], lang: str, side: str, **columns: list
-) -> np.ndarray:
+def encode(encoder: MMMEBEncoder, task: type[MMMEBRetrieval], lang: str, side: str, **columns: list) -> np.ndarray:
     """Rows of one side of a task through the encoder."""
     return encoder.encode(
         loader(**columns),

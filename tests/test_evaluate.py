@@ -49,9 +49,7 @@ def report(place: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMMEB_MINI_DATA", str(place / "data"))
         patch.chdir(place)
-        return evaluate.main(
-            ["./one", "./two", *ARGUMENTS, "--styles", "plain,punct", "--out", str(place / "out")]
-        )
+        return evaluate.main(["./one", "./two", *ARGUMENTS, "--styles", "plain,punct", "--out", str(place / "out")])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -124,9 +122,7 @@ def test_the_same_command_runs_nothing_again_and_goes_on_where_it_was_cut(
     evaluate.main(again)
     assert {task.split()[0] for task in asked} == {"MiniClassification", "MiniI2TRanking"}
     after = rows(report / "queries.csv")
-    assert after == [
-        r for r in csv.DictReader(before.splitlines()) if (r["model"], r["style"]) == ("./one", "plain")
-    ]
+    assert after == [r for r in csv.DictReader(before.splitlines()) if (r["model"], r["style"]) == ("./one", "plain")]
 
 
 def test_names_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -167,9 +163,7 @@ def test_a_model_of_the_hub_is_asked_itself_before_it_is_refused(monkeypatch: py
         evaluate.refuse_half("me/both", said, [XTD10I2TRanking()], ["plain"], None)
 
 
-def test_other_rows_are_scored_anew_and_the_same_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_rows_are_scored_anew_and_the_same_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows change places under their ids, so that old predictions and new golds do not meet."""
     data, asked = write_published(tmp_path / "data"), []
     encode = Toy.encode
@@ -204,9 +198,7 @@ def test_the_recipe_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0 and "--styles" in capsys.readouterr().out
 
 
-def cell(
-    language: str, ranks: list[int | None], *, task: str = "T", model: str = "m", style: str = "plain"
-) -> Cell:
+def cell(language: str, ranks: list[int | None], *, task: str = "T", model: str = "m", style: str = "plain") -> Cell:
     """A cell with the ranks of queries a, b, c, ..."""
     names = [f"{n + 1}:{chr(97 + n)}" for n in range(len(ranks))]
     return Cell("m", style, task, language, dict(zip(names, ranks, strict=True)), dict.fromkeys(names, "x"))

@@ -1,5 +1,6 @@
 """Scores of held-out rows: those of the host's evaluators, in little memory."""
 
+import re
 import zipfile
 from collections import Counter
 
@@ -7,12 +8,14 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from sentence_transformers.sentence_transformer.evaluation import TranslationEvaluator
+from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, TranslationEvaluator
+from sentence_transformers.util import pairwise_cos_sim
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.data import dataset as parallel_module
-from xvlm2vec_st.data.dataset import open_image
-from xvlm2vec_st.training.evaluation import DriftEvaluator, parallel_evaluator
+from xvlm2vec_st.data import collator
+from xvlm2vec_st.data.row_images import open_row_image
+from xvlm2vec_st.training.evaluation import parallel_evaluator
+from xvlm2vec_st.utils.failures import reason
 
 LANGUAGES = ("it", "de")
 
@@ -48,7 +51,7 @@ def by_hand(rows, student, teacher):
     def given(row, language):
         if row["image"] is None:
             return row[language]
-        return {"image": open_image(row["image"], row["id"], decode=True), "text": row[language]}
+        return {"image": open_row_image(row["image"], row["id"], decode=True), "text": row[language]}
 
     scores, options = {}, {"batch_size": 1}
     for language in LANGUAGES:
@@ -56,17 +59,17 @@ def by_hand(rows, student, teacher):
         sides = [[given(row, code) for row in chosen] for code in ("en", language)]
         scores |= TranslationEvaluator(*sides, name=language, **options)(student)
     english = [given(row, "en") for row in rows]
-    drift = DriftEvaluator(english, english, teacher_model=teacher, name="english", **options)
+    drift = MSEEvaluator(english, english, teacher_model=teacher, name="english", **options)(student)
+    vectors = [model.encode(english, **options) for model in (student, teacher)]
+    drift["english_cosine"] = float(pairwise_cos_sim(*vectors).mean())
     mean = sum(scores[f"{language}_mean_accuracy"] for language in LANGUAGES) / 2
-    return scores | drift(student) | {"sequential_score": mean}
+    return scores | drift | {"sequential_score": mean}
 
 
 def watched(evaluated, monkeypatch):
     """How many inputs each forward had."""
     sizes, original = [], evaluated[0].forward
-    monkeypatch.setattr(
-        evaluated[0], "forward", lambda f, **k: sizes.append(len(f["input_ids"])) or original(f, **k)
-    )
+    monkeypatch.setattr(evaluated[0], "forward", lambda f, **k: sizes.append(len(f["input_ids"])) or original(f, **k))
     return sizes
 
 
@@ -78,9 +81,7 @@ def test_scores_are_the_hosts_in_batches_as_small_as_asked_for(rows, monkeypatch
     expected = by_hand(rows, student, teacher)
     assert 0 < expected["it_mean_accuracy"] and expected["english_negative_mse"] < 0
     opened = Counter()
-    monkeypatch.setattr(
-        parallel_module, "open_image", lambda *a, **k: opened.update(a[1]) or open_image(*a, **k)
-    )
+    monkeypatch.setattr(collator, "open_row_image", lambda *a, **k: opened.update(a[1]) or open_row_image(*a, **k))
     sizes = watched(teacher, monkeypatch)
     evaluator = parallel_evaluator(rows, LANGUAGES, teacher, batch_size=3)
     images = {row["id"] for row in rows if row["image"]}
@@ -96,10 +97,13 @@ def test_out_of_memory_says_what_to_lower(rows, monkeypatch):
     student = model()
     evaluator = parallel_evaluator(rows, LANGUAGES, model(), batch_size=5)
     monkeypatch.setattr(student[0], "forward", lambda *a, **k: torch.empty(2**55))
-    with pytest.raises(
-        ValueError, match="out of memory while held-out .*, 5 texts a batch; lower --batch-size"
-    ):
+    with pytest.raises(RuntimeError) as caught:
         evaluator(student)
+    assert re.fullmatch(
+        "out of memory .*; while held-out rows were scored, 5 texts per batch; lower per_device_train.*",
+        reason(caught.value),
+    )
     monkeypatch.setattr(student[0], "forward", lambda *a, **k: torch.ones(2) @ torch.ones(3))
-    with pytest.raises(RuntimeError, match="size"):
+    with pytest.raises(RuntimeError, match="size") as caught:
         evaluator(student)
+    assert not getattr(caught.value, "__notes__", ())

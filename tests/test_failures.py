@@ -125,27 +125,21 @@ def test_every_recipe_takes_debug(name, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *(
-            (f"--{name.replace('_', '-')}", "nan")
-            for name in ("epochs", "learning_rate", "muon", "similarity")
-        ),
-        *(
-            (f"--{name.replace('_', '-')}", "inf")
-            for name in ("epochs", "learning_rate", "muon", "weight_decay")
-        ),
+        *((f"--{name.replace('_', '-')}", "nan") for name in ("epochs", "learning_rate", "muon", "similarity")),
+        *((f"--{name.replace('_', '-')}", "inf") for name in ("epochs", "learning_rate", "muon", "weight_decay")),
         ("--max-grad-norm", "nan"),
         ("--english-weight", "nan"),
         ("--weight-decay", "-1"),
         ("--learning-rate", "-1"),
         ("--learning-rate", "0"),
-        ("--epochs", "0"),
-        ("--epochs", "-1"),
+        ("--num-train-epochs", "0"),
+        ("--num-train-epochs", "-1"),
         ("--eval-steps", "-1"),
         ("--eval-rows", "-5"),
-        ("--workers", "-1"),
-        ("--workers", str(10**20)),
-        ("--warmup", str(10**20)),
-        ("--batch-size", str(10**20)),
+        ("--dataloader-num-workers", "-1"),
+        ("--dataloader-num-workers", str(10**20)),
+        ("--warmup-steps", str(10**20)),
+        ("--per-device-train-batch-size", str(10**20)),
         ("--image-size", str(10**20)),
         ("--seed", "-1"),
         ("--seed", str(2**32)),
@@ -153,7 +147,7 @@ def test_every_recipe_takes_debug(name, monkeypatch, capsys):
     ],
 )
 def test_numbers_that_no_run_can_use_are_refused_as_they_are_parsed(option, value, tmp_path):
-    words = ["--student", "s", "--corpus", "c", "--languages", "it", "--out", str(tmp_path / "o")]
+    words = ["--student", "s", "--corpus", "c", "--languages", "it", "--output-dir", str(tmp_path / "o")]
     with pytest.raises(ValueError, match=f"{option} .*: pass .*, or leave it out"):
         distill.main([*words, option, value])
     assert not any(tmp_path.iterdir())

@@ -16,9 +16,7 @@ FAMILIES = [family for family in tiny.VIDEO if family != "qwen2_5_vl" or os.envi
 PACKAGES = Path(sys.prefix) / "families"  # the Makefile's
 
 
-@pytest.mark.skipif(
-    find_spec("torchvision") is not None, reason="torchvision is here: they ran by themselves"
-)
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is here: they ran by themselves")
 @pytest.mark.skipif(not PACKAGES.is_dir(), reason=f"no {PACKAGES}: `make test` makes it")
 def test_every_case_that_needs_torchvision() -> None:
     files = [

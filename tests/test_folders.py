@@ -163,9 +163,7 @@ KINDS = ("folder", "file", "link", "dangling link")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_appears_at_out_meanwhile_stays_and_the_same_command_finishes_later(tmp_path, kind):
     out = tmp_path / "out"
-    message = (
-        f"^{out} appeared while this ran, and is left as it is; the result is whole in {out}.partial/final"
-    )
+    message = f"^{out} appeared while this ran, and is left as it is; the result is whole in {out}.partial/final"
     with pytest.raises(ValueError, match=message):
         produce(out, lambda: taken_by(kind, out))
     assert os.path.lexists(out) and contents(tmp_path / "out.partial" / "final") == NEW
@@ -186,9 +184,7 @@ def test_files_that_appear_meanwhile_stay(tmp_path, kind):
     for name in ("out.report.md", "out.jsonl"):
         root = tmp_path / name
         root.mkdir()
-        with pytest.raises(
-            ValueError, match=f"{name} appeared while this ran, .* is whole in .*/results/{name}"
-        ):
+        with pytest.raises(ValueError, match=f"{name} appeared while this ran, .* is whole in .*/results/{name}"):
             write_files(root, meanwhile=lambda root=root, name=name: taken_by(kind, root / name))
         mine = {key: data for key, data in contents(root).items() if ".work" not in key}
         assert mine and b"new" not in mine.values()
@@ -210,9 +206,7 @@ def test_files_that_appear_meanwhile_stay(tmp_path, kind):
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_cannot_be_filled_is_refused_at_the_start_and_nothing_is_touched(
-    tmp_path, put, message, overwrite
-):
+def test_what_cannot_be_filled_is_refused_at_the_start_and_nothing_is_touched(tmp_path, put, message, overwrite):
     put(tmp_path / "out")
     before = contents(tmp_path)
     if overwrite and message == "exists and is not empty":
@@ -282,7 +276,7 @@ MODEL = ["--student", "~/a", "--corpus", "~/c", "--languages", "it"]
         (distill, [*MODEL, "--teacher=~/a", "--cache=~/k"], ("out", "student", "teacher", "cache")),
         (demo, [], ("out",)),
         (add_language, ["~/a", "pt", "--mini", "5"], ("out", "model")),
-        (translate, ["--corpus", "~/c", "--to", "it", "--images=~/i"], ("out", "images")),
+        (translate, ["--corpus", "~/c", "--languages", "it", "--images=~/i"], ("out", "images")),
         (evaluate, ["~/a"], ("out",)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -301,9 +295,7 @@ def test_every_recipe_expands_home(tmp_path, monkeypatch, recipe, words, options
 def test_a_second_run_into_one_folder_ends_with_one_line(tmp_path):
     with Destination(tmp_path / "out").hold():
         for out in (tmp_path / "out", tmp_path / "a" / ".." / "out"):
-            with pytest.raises(
-                ValueError, match=r"out: another run is writing it \(process \d+ on .+\); wait"
-            ):
+            with pytest.raises(ValueError, match=r"out: another run is writing it \(process \d+ on .+\); wait"):
                 produce(out)
     assert names(tmp_path) == []
     produce(tmp_path / "out")

@@ -68,9 +68,7 @@ def of_add_language(patch, corpus, hook):
 
 def of_text_embedder(patch, corpus, hook):
     patch.setattr(text_embedder, "SentenceTransformer", lambda *args: None)
-    patch.setattr(
-        text_embedder, "recall", lambda *args: hook() or dict.fromkeys(text_embedder.LANGUAGES, 0.5)
-    )
+    patch.setattr(text_embedder, "recall", lambda *args: hook() or dict.fromkeys(text_embedder.LANGUAGES, 0.5))
     patch.setattr(text_embedder.distill, "main", model_at)
     return lambda out, *more: text_embedder.main(["--model", str(corpus.parent), "--out", str(out), *more])
 
@@ -89,8 +87,8 @@ def of_distill(patch, corpus, hook):
     real = distill.save_with_card
     patch.setattr(distill, "save_with_card", lambda *args: hook() or real(*args))
     words = ["--student", str(tiny.embedder("llava")), "--corpus", str(corpus), "--languages", "it"]
-    words += ["--batch-size", "4", "--steps", "1", "--eval-rows", "0", "--report-to", "none"]
-    return lambda out, *more: distill.main([*words, "--out", str(out), *more])
+    words += ["--per-device-train-batch-size", "4", "--max-steps", "1", "--eval-rows", "0", "--report-to", "none"]
+    return lambda out, *more: distill.main([*words, "--output-dir", str(out), *more])
 
 
 def of_build(patch, corpus, hook):
@@ -137,7 +135,7 @@ def test_what_appears_at_out_while_a_program_runs_stays(name, corpus, tmp_path, 
     out.rename(tmp_path / "moved away")
     hooks[0] = lambda: None
     if name in ("distill", "build", "demo", "add_language"):  # the others take seconds, and begin anew
-        program(out, *(["--resume"] if name == "distill" else []))
+        program(out, *(["--resume-from-checkpoint"] if name == "distill" else []))
         same = {key for key in whole if not key.startswith("runs") and key != "README.md"}
         assert contents(out).keys() >= same and contents(tmp_path / "moved away") == THESIS
         assert sorted(p.name for p in tmp_path.iterdir() if "corpus" not in p.name) == ["moved away", "out"]
@@ -163,12 +161,12 @@ def test_a_second_start_ends_with_one_line(name, corpus, tmp_path, monkeypatch):
         program(tmp_path / "out")
     if name == "distill":
         with Destination(tmp_path / "out").hold(), pytest.raises(ValueError, match="another run is writing"):
-            program(tmp_path / "out", "--resume")
+            program(tmp_path / "out", "--resume-from-checkpoint")
     assert not list(tmp_path.iterdir())
 
 
 def translating(corpus, out, *more, translator=None):
-    words = ["--corpus", str(corpus), "--to", "pt", "--out", str(out), "--batch-tokens", "60", *more]
+    words = ["--corpus", str(corpus), "--languages", "pt", "--out", str(out), "--tokens-per-batch", "60", *more]
     return translate.main(words, translator or mini_dictionary(["pt"]))
 
 

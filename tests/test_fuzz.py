@@ -34,14 +34,13 @@ from mmmeb_tasks.data.layout import LAYOUTS, read_rows
 from mmmeb_tasks.data.published import files
 from recipes import demo
 from recipes.add_language import command as add_language
-from recipes.add_language.work import settle
+from recipes.add_language.work import drop_outdated_work
 from recipes.distill import command as distill
 from recipes.evaluate import command as evaluate
 from recipes.translate import command as translate
 from recipes.translate.sources import Options, read_sources
 from recipes.translate.translation_memory import check_run, read_memory
 from xvlm2vec_st import load_parallel
-from xvlm2vec_st.data.dataset import open_image
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.utils.folders import Destination
 
@@ -230,7 +229,7 @@ def unfinished_work(path: Path) -> object:
     work = out.with_name("out.partial")
     work.mkdir(exist_ok=True)
     shutil.copy(path, work)
-    settle(work, Namespace(**SETTINGS, overwrite=False, out=out))
+    drop_outdated_work(work, Namespace(**SETTINGS, overwrite=False, out=out))
     shutil.copy(path, work)
     return Destination(out).check_work()
 
@@ -249,9 +248,7 @@ READERS = {
         lambda path: sources(path, {"en": "t.en", "it": "t.it", "image": "file", "id": "key"}),
     ),
     "source, COCO": Reader("captions.json", COCO, sources),
-    "source, CSV": Reader(
-        "rows.csv", b'id,en,it,image\n1,"a dog",un cane,one.png\n2,a cat,un gatto,\n', sources
-    ),
+    "source, CSV": Reader("rows.csv", b'id,en,it,image\n1,"a dog",un cane,one.png\n2,a cat,un gatto,\n', sources),
     "source, TSV": Reader("rows.tsv", b"id\ten\tit\n1\ta dog\tun cane\n2\ta cat\tun gatto\n", sources),
     "source, po": Reader("it.po", PO.encode(), sources),
     "source, mo": Reader("it.mo", mo(), sources),
@@ -259,22 +256,16 @@ READERS = {
     "source, Moses": Reader("news.en", b"a dog\na cat\n", sources),
     "source, parquet": Reader(
         "rows.parquet",
-        parquet(
-            {"id": ["1"], "en": ["a dog"], "it": ["un cane"], "image": [{"path": "x.html", "bytes": png()}]}
-        ),
+        parquet({"id": ["1"], "en": ["a dog"], "it": ["un cane"], "image": [{"path": "x.html", "bytes": png()}]}),
         sources,
     ),
-    "memory": Reader(
-        "shard-1-of-1.jsonl", [{"to": "it", "texts": [["dog", "cane"]]}], lambda p: read_memory([p])
-    ),
+    "memory": Reader("shard-1-of-1.jsonl", [{"to": "it", "texts": [["dog", "cane"]]}], lambda p: read_memory([p])),
     "zip": Reader("all.zip", zipped(), images_in),
     "tar": Reader("all.tar", tarred(), images_in),
     "parquet": Reader("all.parquet", parquet({"path": ["one.png"], "bytes": [png()]}), images_in),
     "YAML": Reader(
         "run.yaml",
-        yaml.safe_dump(
-            {"student": "m", "corpus": ["c"], "languages": ["it"], "out": "o", "steps": 3}
-        ).encode(),
+        yaml.safe_dump({"student": "m", "corpus": ["c"], "languages": ["it"], "out": "o", "steps": 3}).encode(),
         configuration,
         0.5,
         ("--", "argument"),
@@ -300,9 +291,7 @@ def inputs(reader: Reader, count: int, seed: str) -> list[bytes]:
             found.append(changed_bytes(rng, data))
         else:
             value = changed_value(rng, reader.valid)
-            found.append(
-                jsonl(value) if isinstance(value, list) and not whole else json.dumps(value).encode()
-            )
+            found.append(jsonl(value) if isinstance(value, list) and not whole else json.dumps(value).encode())
     return found
 
 
@@ -374,9 +363,7 @@ def options_of(program: str) -> list[str]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         PROGRAMS[program][0](["--help"])
-    return sorted(
-        {word.strip("[],") for word in out.getvalue().split() if word.strip("[],").startswith("--")}
-    )
+    return sorted({word.strip("[],") for word in out.getvalue().split() if word.strip("[],").startswith("--")})
 
 
 def command_lines(program: str, folder: Path, count: int) -> None:

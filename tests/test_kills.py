@@ -86,10 +86,19 @@ def distilling(*more):
     """`recipes.distill`, resumed where there is something to resume."""
 
     def run(inputs):
-        words = ["--student", str(tiny.embedder("llava")), "--corpus", str(inputs.corpus), "--out", "out"]
-        words += ["--languages", "it,de", "--batch-size", "4", "--steps", "6", "--learning-rate", "1e-3"]
+        words = ["--student", str(tiny.embedder("llava")), "--corpus", str(inputs.corpus), "--output-dir", "out"]
+        words += [
+            "--languages",
+            "it,de",
+            "--per-device-train-batch-size",
+            "4",
+            "--max-steps",
+            "6",
+            "--learning-rate",
+            "1e-3",
+        ]
         words += ["--eval-rows", "0", "--save-steps", "1", "--report-to", "none", *more]
-        distill.main(words + (["--resume"] if Path("out.partial/arguments.json").is_file() else []))
+        distill.main(words + (["--resume-from-checkpoint"] if Path("out.partial/arguments.json").is_file() else []))
 
     return run
 
@@ -119,8 +128,8 @@ def an_old_model(folder):
 
 def translating(inputs):
     """`recipes.translate`, in small batches."""
-    words = ["--corpus", str(inputs.corpus), "--to", "pt", "zh", "--out", "out", "--translator", "cldr"]
-    translate.main([*words, "--batch-tokens", "30"])
+    words = ["--corpus", str(inputs.corpus), "--languages", "pt", "zh", "--out", "out", "--translator", "cldr"]
+    translate.main([*words, "--tokens-per-batch", "30"])
 
 
 def translated(folder):
@@ -206,7 +215,7 @@ PROGRAMS = {
     "distill": Program(distilling(), result=weights),
     "distill --cache": Program(distilling("--cache", "cache"), result=weights, keeps=("cache",)),
     "distill --stream": Program(distilling("--stream"), result=weights),
-    "distill --lora": Program(distilling("--lora", "2"), result=weights),
+    "distill --lora": Program(distilling("--lora-rank", "2"), result=weights),
     "distill --overwrite": Program(distilling("--overwrite"), result=weights, prepare=an_old_model),
     "distill, two processes": Program(two_processes, result=weights),
     "translate": Program(

@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from xvlm2vec_st.building.lora import TARGETS
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
-from xvlm2vec_st.building.lora import TARGETS
 from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher
 
 VISION = re.compile("vision|visual|connector|projector|img_")
@@ -30,9 +30,7 @@ def test_the_language_model_only(family):
     plain = dict(SentenceTransformer(str(tiny.embedder(family)))[0].model.named_modules())
     linear = {name for name, module in plain.items() if isinstance(module, nn.Linear)}
     expected = {name for name in linear if not VISION.search(name)}
-    holders = {
-        name.split(".lora_")[0] for name, _ in adapted(family)[0].model.named_parameters() if "lora_" in name
-    }
+    holders = {name.split(".lora_")[0] for name, _ in adapted(family)[0].model.named_parameters() if "lora_" in name}
     assert holders == expected and expected
     assert len(expected) < len(linear), "the tower has linear layers of its own, which are left alone"
     learning = [name for name, p in adapted(family).named_parameters() if p.requires_grad]

@@ -5,33 +5,40 @@ import math
 import pytest
 import torch
 
-from xvlm2vec_st.distillation.loss import distillation_parts
 from xvlm2vec_st.distillation.loss_terms import (
     check_options,
-    cosine,
-    errors,
+    cosine_error,
+    distillation_parts,
+    error_terms,
+    is_normalized,
     similarity_divergence,
-    squared,
-    unit_length,
+    squared_error,
 )
 
 ROWS = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
-GOOD = {"width": 4, "form": "mse", "english_weight": 0.5, "similarity": 0, "temperature": 1, "dims": ()}
+GOOD = {
+    "width": 4,
+    "distance_metric": "mse",
+    "english_weight": 0.5,
+    "similarity_weight": 0,
+    "temperature": 1,
+    "matryoshka_dims": (),
+}
 
 
 def test_squared_and_cosine():
     other = torch.tensor([[4.0, 3.0, 0.0], [0.0, 5.0, 0.0]])
-    assert squared(ROWS, other).tolist() == [[1.0, 1.0, 0.0], [0.0, 25.0, 4.0]]
-    assert cosine(ROWS, other).flatten().tolist() == pytest.approx([1 - 24 / 25, 1.0])
+    assert squared_error(ROWS, other).tolist() == [[1.0, 1.0, 0.0], [0.0, 25.0, 4.0]]
+    assert cosine_error(ROWS, other).flatten().tolist() == pytest.approx([1 - 24 / 25, 1.0])
 
 
 def test_cosine_does_not_see_lengths_and_mse_does():
-    assert cosine(ROWS, 7 * ROWS).abs().max() < 1e-6
-    assert squared(ROWS, 7 * ROWS).mean() > 1
+    assert cosine_error(ROWS, 7 * ROWS).abs().max() < 1e-6
+    assert squared_error(ROWS, 7 * ROWS).mean() > 1
 
 
 def test_matryoshka_is_the_mean_over_leading_dimensions():
-    found = errors(ROWS, torch.zeros(2, 3), dims=[3, 2, 1])
+    found = error_terms(ROWS, torch.zeros(2, 3), matryoshka_dims=[3, 2, 1])
     assert found.tolist() == [
         [pytest.approx(25 / 3), 12.5, 9.0],
         [pytest.approx(4 / 3), 0.0, 0.0],
@@ -39,7 +46,7 @@ def test_matryoshka_is_the_mean_over_leading_dimensions():
 
 
 def test_parts_of_another_form():
-    parts = distillation_parts(ROWS, -ROWS, ROWS, torch.tensor([0, 1]), form="cosine")
+    parts = distillation_parts(ROWS, -ROWS, ROWS, torch.tensor([0, 1]), distance_metric="cosine")
     assert parts["english"].item() == pytest.approx(0, abs=1e-6)
     assert parts["translated"].item() == pytest.approx(2)
 
@@ -57,19 +64,19 @@ def test_divergence_by_hand():
 
 
 def test_unit_length_is_of_all_rows():
-    assert unit_length(ROWS / ROWS.norm(dim=-1, keepdim=True)) and not unit_length(ROWS)
-    assert not unit_length(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+    assert is_normalized(ROWS / ROWS.norm(dim=-1, keepdim=True)) and not is_normalized(ROWS)
+    assert not is_normalized(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("form", "mae", "form 'mae': mse or cosine"),
-        ("english_weight", 1.0, "english_weight 1.0: at least 0 and below 1"),
-        ("similarity", -1, "similarity -1"),
-        ("temperature", 0, "temperature 0"),
-        ("dims", (5,), r"dims \[5\]: different numbers from 1 to 4"),
-        ("dims", (2, 2), r"dims \[2, 2\]"),
+        ("distance_metric", "mae", "distance_metric is 'mae'; pass mse or cosine"),
+        ("english_weight", 1.0, "english_weight is 1.0; pass 0 or more, below 1"),
+        ("similarity_weight", -1, "similarity_weight must be >= 0 .*; got -1"),
+        ("temperature", 0, "temperature > 0; got .* and 0$"),
+        ("matryoshka_dims", (5,), r"matryoshka_dims is \[5\]; pass different numbers from 1 to 4"),
+        ("matryoshka_dims", (2, 2), r"matryoshka_dims is \[2, 2\]"),
     ],
 )
 def test_options_out_of_range(option, value, message):

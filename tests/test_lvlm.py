@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import MistralConfig
 
 from xvlm2vec_st import LVLM, SentenceTransformer, build
-from xvlm2vec_st.encoding.batches import batches_of
+from xvlm2vec_st.encoding.batches import plan_batches
 from xvlm2vec_st.images.hashing import image_key
 
 TOLERANCE = 1e-5
@@ -107,9 +107,7 @@ def test_gradients(family):
         states = model(model.preprocess(inputs))["sentence_embedding"]
         (states * torch.arange(states.numel()).view_as(states).cos()).sum().backward()
         return {
-            name: parameter.grad.clone()
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
         }
 
     plain, shared = gradients(stock), gradients(ours)
@@ -278,7 +276,7 @@ def test_batches_hold_every_input_once_and_no_more_than_asked():
     images = [tiny.random_image(seed) for seed in range(3)]
     inputs = [{"image": p, "text": t} for t in LANGUAGES for p in images] + LANGUAGES + [images[0]]
     for size in (1, 3, 7, 64):
-        batches = batches_of(inputs, size)
+        batches = plan_batches(inputs, size)
         assert sorted(n for batch in batches for n in batch) == list(range(len(inputs)))
         assert max(map(len, batches)) <= size
 
@@ -287,7 +285,7 @@ def test_groups_of_alike_length_share_a_batch():
     """A packed batch is as wide as its widest group: few texts beside few, many beside many."""
     images = [tiny.random_image(seed) for seed in range(4)]
     inputs = [{"image": p, "text": "t"} for n, p in enumerate(images) for _ in range((6, 2, 6, 2)[n])]
-    batches = batches_of(inputs, 12)
+    batches = plan_batches(inputs, 12)
     of = [sorted({images.index(inputs[n]["image"]) for n in batch}) for batch in batches]
     assert of == [[0, 2], [1, 3]]
 
@@ -295,9 +293,7 @@ def test_groups_of_alike_length_share_a_batch():
 def test_an_image_that_is_none_is_refused():
     _, ours = pair("llava")
     with pytest.raises(ValueError, match="image"):
-        ours[0].preprocess(
-            [{"image": {"a": 1}, "text": "x"}, {"image": Image.new("RGB", (2, 2)), "text": "y"}]
-        )
+        ours[0].preprocess([{"image": {"a": 1}, "text": "x"}, {"image": Image.new("RGB", (2, 2)), "text": "y"}])
 
 
 @tiny.every_family

@@ -54,10 +54,7 @@ def test_a_prompt_stands_after_the_image_and_before_the_text(teacher):
         {"role": "user", "content": [{"type": "text", "text": "dog"}, {"type": "image", "image": None}]},
     ]
     assert teacher[0].processor.apply_chat_template(message, tokenize=False) == "<image>\nFind: dog"
-    assert (
-        teacher[0].processor.apply_chat_template([{"role": "user", "content": "dog"}], tokenize=False)
-        == "dog"
-    )
+    assert teacher[0].processor.apply_chat_template([{"role": "user", "content": "dog"}], tokenize=False) == "dog"
 
 
 @pytest.mark.parametrize("kind", list(mini_teacher.MIX))

@@ -34,10 +34,7 @@ def test_all_else_takes_adam_as_torch_has_it():
 
 
 def test_embeddings_and_frozen_parameters_are_no_hidden_matrices():
-    named = [
-        (name, torch.nn.Parameter(torch.ones(2, 2)))
-        for name in ("embed_tokens.weight", "mlp.weight", "frozen")
-    ]
+    named = [(name, torch.nn.Parameter(torch.ones(2, 2))) for name in ("embed_tokens.weight", "mlp.weight", "frozen")]
     named[2][1].requires_grad_(False)
     hidden, rest = Muon(named).param_groups
     assert [p is named[1][1] for p in hidden["params"]] == [True]

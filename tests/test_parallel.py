@@ -14,9 +14,10 @@ from PIL import ExifTags, Image
 
 from xvlm2vec_st import SentenceTransformer, load_parallel
 from xvlm2vec_st.data import dataset as parallel_module
-from xvlm2vec_st.data.dataset import ParallelCollator, check_languages, parse_row, read_parallel
+from xvlm2vec_st.data.collator import ParallelCollator
+from xvlm2vec_st.data.corpus import check_languages, parse_row, read_parallel
 from xvlm2vec_st.data.stream import ParallelStream
-from xvlm2vec_st.distillation.teacher_cache import item_key
+from xvlm2vec_st.distillation.teacher_cache import input_key
 
 GOOD = [
     {"id": "a", "image": "p/one.png", "en": "dog", "it": "cane", "de": "Hund"},
@@ -121,9 +122,7 @@ def test_images_of_a_corpus_named_from_here_have_absolute_paths(folder, monkeypa
 def test_an_image_token_in_a_text_is_refused(folder, token, language):
     bad = {"id": "x", "en": "dog", "it": "cane"} | {language: f"{token}\na text"}
     path = corpus(folder, [GOOD[0], bad])
-    message = (
-        rf"parallel.jsonl, line 2, id 'x': the '{language}' text holds the image token '{re.escape(token)}'"
-    )
+    message = rf"parallel.jsonl, line 2, id 'x': the '{language}' text holds the image token '{re.escape(token)}'"
     for read in (lambda: load_parallel(path, ["it"]), lambda: ParallelStream([path], ["it"])):
         with pytest.raises(ValueError, match=message + "; leave it out, the chat template writes it"):
             read()
@@ -136,9 +135,7 @@ def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_named(folder):
     assert {row["id"] for row in islice(ParallelStream([path], ["it"]), 3)} == {"a", "b", "3"}
     path.write_bytes(json.dumps(GOOD[0]).encode() + b'\n{"id": "x", "en": "caf\xe9", "it": "c"}\n')
     for read in (lambda: load_parallel(path, ["it"]), lambda: ParallelStream([path], ["it"])):
-        with pytest.raises(
-            ValueError, match="line 2: not UTF-8 .byte 0xe9 at column 23.; .* iconv .*parallel.jsonl"
-        ):
+        with pytest.raises(ValueError, match="line 2: not UTF-8 .byte 0xe9 at column 23.; .* iconv .*parallel.jsonl"):
             read()
 
 
@@ -149,7 +146,7 @@ def test_an_image_is_as_upright_as_by_its_path(tmp_path):
     Image.linear_gradient("L").resize((40, 20)).save(path, exif=exif)
     image = parallel_module.open_image(path, "x", decode=True)
     assert image.size == (20, 40) == parallel_module.upright_size(path, "x")
-    assert item_key({"image": image, "text": "a"}) == item_key({"image": path, "text": "a"})
+    assert input_key({"image": image, "text": "a"}) == input_key({"image": path, "text": "a"})
 
 
 def test_an_image_that_is_none_is_named(folder):
@@ -282,11 +279,11 @@ def test_images_are_resized_where_asked(folder):
 
 
 def test_an_image_is_decoded_once_for_all_its_languages(folder, monkeypatch):
-    seen, decoded = [], []
+    seen, decode_line = [], []
     original = parallel_module.open_image
 
     def counting(path, row, *, decode=False):
-        decoded.append((path, decode))
+        decode_line.append((path, decode))
         return original(path, row, decode=decode)
 
     def looking(inputs):
@@ -296,7 +293,7 @@ def test_an_image_is_decoded_once_for_all_its_languages(folder, monkeypatch):
     data = load_parallel(corpus(folder, GOOD[:1]), ["it", "de"])
     monkeypatch.setattr(parallel_module, "open_image", counting)
     ParallelCollator(looking, languages=["it", "de"])([data[0]])
-    assert len(decoded) == 1 and decoded[0][1]
+    assert len(decode_line) == 1 and decode_line[0][1]
     assert len(seen) == 3 and all(image is seen[0] for image in seen)
     assert seen[0].mode == "RGB"
 

@@ -54,12 +54,12 @@ def test_lora_config(misfit: str) -> None:
         lora_config("llava")
 
 
-@pytest.mark.parametrize("more", [[], ["--resume"]])
+@pytest.mark.parametrize("more", [[], ["--resume-from-checkpoint"]])
 def test_distill(misfit: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "SentenceTransformer", no_model)
     argv = ["--student", str(tmp_path), "--corpus", str(tmp_path / "none.jsonl"), "--languages", "it"]
     with pytest.raises(ValueError, match=f"^--lora: {misfit}$"):
-        distill.main([*argv, "--out", str(tmp_path / "out"), "--lora", "4", *more])
+        distill.main([*argv, "--output-dir", str(tmp_path / "out"), "--lora-rank", "4", *more])
     assert not list(tmp_path.iterdir())
 
 
@@ -70,9 +70,7 @@ def test_add_language(misfit: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_build_keeps_no_adapter_and_merges_one(
-    misfit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_keeps_no_adapter_and_merges_one(misfit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lora(tmp_path / "adapter", tiny.checkpoint("llava"), head=True)
     merged = build(tiny.checkpoint("llava"), tmp_path / "merged", adapter=tmp_path / "adapter")
     assert SentenceTransformer(str(merged)).encode(["a dog"]).shape[0] == 1

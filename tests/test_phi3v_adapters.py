@@ -21,11 +21,7 @@ def adapter(folder: Path, kind: str, scale: float = 1.0, drop: str = " ") -> str
     """A copy of a golden adapter: magnitudes scaled, keys with `drop` left out, base named."""
     shutil.copytree(GOLDEN / f"adapter_{kind}", folder)
     weights = load_file(folder / "adapter_model.safetensors")
-    weights = {
-        key: value * scale if "magnitude" in key else value
-        for key, value in weights.items()
-        if drop not in key
-    }
+    weights = {key: value * scale if "magnitude" in key else value for key, value in weights.items() if drop not in key}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     config["base_model_name_or_path"] = str(GOLDEN)

@@ -104,9 +104,7 @@ def test_rotary_frequencies_stay_in_float32() -> None:
     got, want = (each.model.rotary_emb.frequencies(torch.device("cpu")) for each in (encoder, model()))
     assert got[0].dtype is torch.float32
     assert all(torch.equal(left, right) for left, right in zip(got[:2], want[:2], strict=True))
-    assert got[2] == pytest.approx(
-        (1 + torch.log(torch.tensor(8.0)) / torch.log(torch.tensor(1024.0))).sqrt().item()
-    )
+    assert got[2] == pytest.approx((1 + torch.log(torch.tensor(8.0)) / torch.log(torch.tensor(1024.0))).sqrt().item())
 
 
 def test_long_factors_begin_after_the_last_original_position() -> None:

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 import xvlm2vec_st.phi3v  # noqa: F401
 from xvlm2vec_st import MultilingualDistillationLoss
-from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.collator import ParallelCollator
 
 GOLDEN = Path(__file__).parent / "golden" / "phi3v"
 EXPECTED = json.loads((GOLDEN / "distillation.json").read_text("utf-8"))
@@ -26,9 +26,7 @@ def embedder():
 def pair():
     """(student with the golden LoRA, teacher), and the collated golden rows."""
     student = embedder()
-    student[0].model = PeftModel.from_pretrained(
-        student[0].model, str(GOLDEN / "adapter_lora"), is_trainable=True
-    )
+    student[0].model = PeftModel.from_pretrained(student[0].model, str(GOLDEN / "adapter_lora"), is_trainable=True)
     rows = [
         {
             "id": str(i),

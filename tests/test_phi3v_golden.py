@@ -152,9 +152,7 @@ def pooled(encoder: torch.nn.Module, language: str) -> tuple[Tensor, Tensor]:
 
 
 def test_distillation_losses_and_gradients() -> None:
-    student = PeftModel.from_pretrained(
-        AutoModel.from_pretrained(GOLDEN), GOLDEN / "adapter_lora", is_trainable=True
-    )
+    student = PeftModel.from_pretrained(AutoModel.from_pretrained(GOLDEN), GOLDEN / "adapter_lora", is_trainable=True)
     with torch.no_grad():
         target, image_target = pooled(model(), "en")
     english, english_image = pooled(student, "en")

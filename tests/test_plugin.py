@@ -84,9 +84,7 @@ def build(source: Path, hook: str) -> Path:
     out = source.parent / hook
     out.mkdir()
     code = f"import build_backend; print(build_backend.{hook}({str(out)!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return out / done.stdout.splitlines()[-1]
 
@@ -395,9 +393,7 @@ def test_registering_twice_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["m", "my model", "m[1]"])
-def test_a_result_that_was_cut_off_is_made_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_a_result_that_was_cut_off_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     from mteb.models import ModelMeta
 
     from mmmeb_tasks.plugin.cli import set_aside

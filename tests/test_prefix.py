@@ -55,9 +55,7 @@ def test_a_branch_sees_its_prefix_and_itself_only():
 
     def sees(row, token, other_row, other):
         first, second = int(flat[row, token]), int(flat[other_row, other])
-        return first // width == second // width and bool(
-            seen[first // width, 0, first % width, second % width]
-        )
+        return first // width == second // width and bool(seen[first // width, 0, first % width, second % width])
 
     assert all(sees(0, 3, 0, token) for token in range(4))
     assert all(sees(1, 2, 0, token) for token in range(2))
@@ -85,7 +83,7 @@ def test_identical_rows_stand_once():
     mask = lengths_mask([4, 4], 4)
     plan = plan_rows(mask, torch.tensor([0, 0]), torch.tensor([4, 4]), limit=99)
     assert plan.stretch.numel() == 4 and (plan.slot[0] == plan.slot[1]).all()
-    assert plan.saved == 0.5
+    assert plan.stretch.numel() / plan.slot.numel() == 0.5
 
 
 def test_stretches_of_groups_keep_their_order_and_others_fill_room():

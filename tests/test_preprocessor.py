@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.data.preprocessor import Preprocessor
 
 FAMILIES = ("llava", "phi3_v", "idefics3")

@@ -32,8 +32,17 @@ def corpus(tmp_path_factory):
 def command(corpus, out, *more):
     base = ["--student", str(tiny.embedder("llava")), "--corpus", str(corpus), "--languages", "it,de"]
     # Five batches an epoch: a resumed run crosses into the second one.
-    short = ["--batch-size", "4", "--steps", str(STEPS), "--learning-rate", "1e-3", "--eval-rows", "0"]
-    return [*base, *short, "--save-steps", "1", "--out", str(out), "--report-to", "none", *more]
+    short = [
+        "--per-device-train-batch-size",
+        "4",
+        "--max-steps",
+        str(STEPS),
+        "--learning-rate",
+        "1e-3",
+        "--eval-rows",
+        "0",
+    ]
+    return [*base, *short, "--save-steps", "1", "--output-dir", str(out), "--report-to", "none", *more]
 
 
 def weights(out):
@@ -63,7 +72,7 @@ def test_killed_at_any_time(kill, corpus, unbroken, tmp_path):
     out, work = tmp_path / "out", tmp_path / "out.partial"
     argv, rng, killed = command(corpus, out), random.Random(f"{time.time_ns()}/{kill}"), 0
     while not out.exists():
-        go_on = ["--resume"] if (work / "arguments.json").is_file() else ["--overwrite"]
+        go_on = ["--resume-from-checkpoint"] if (work / "arguments.json").is_file() else ["--overwrite"]
         child = processes.apart(distill.main, [*argv, *go_on])
         child.join(rng.uniform(0.2, 0.9) * seconds if killed < 2 else processes.PATIENCE)
         if child.exitcode is None and killed < 2:
@@ -101,7 +110,7 @@ def test_a_signal_ends_the_update_and_saves(corpus, unbroken, tmp_path):
     child.join(processes.PATIENCE)
     assert child.exitcode == 128 + signal.SIGINT and not out.exists()
     assert [path.name for path in (tmp_path / "out.partial").glob("checkpoint-*")] == ["checkpoint-6"]
-    finish([*argv, "--resume"])
+    finish([*argv, "--resume-from-checkpoint"])
     assert weights(out) == unbroken[0]
 
 
@@ -115,7 +124,7 @@ def test_a_checkpoint_cut_in_half_is_passed_over_with_a_line(corpus, unbroken, t
     optimizer = work / "checkpoint-6" / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[: optimizer.stat().st_size // 2])
     whole = shutil.copytree(work, tmp_path / "copy")
-    finish([*command(corpus, out), "--resume"])
+    finish([*command(corpus, out), "--resume-from-checkpoint"])
     assert weights(out) == unbroken[0]
     assert distill.last_whole_checkpoint(whole) == whole / "checkpoint-5"
     assert "checkpoint-6 is passed over: optimizer.pt has" in caplog.text
@@ -129,8 +138,8 @@ def test_without_a_whole_checkpoint_a_resumed_run_starts_anew(corpus, unbroken, 
     told = arguments.read_text()
     arguments.write_text(json.dumps(json.loads(told) | {"processes": 8}))
     with pytest.raises(ValueError, match=r"started with other arguments \(processes 8 -> 1\)"):
-        distill.main([*command(corpus, out), "--resume"])
+        distill.main([*command(corpus, out), "--resume-from-checkpoint"])
     arguments.write_text(told)
     (tmp_path / "out.partial" / "checkpoint-1" / "whole.json").unlink()
-    finish([*command(corpus, out), "--resume"])
+    finish([*command(corpus, out), "--resume-from-checkpoint"])
     assert weights(out) == unbroken[0]

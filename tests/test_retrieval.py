@@ -69,7 +69,7 @@ def test_a_random_encoder_scores_one_in_so_many_candidates(root: Path) -> None:
     assert np.mean(drawn) == pytest.approx(1 / CANDIDATES, abs=0.1)  # of 120: three deviations
 
 
-def rows_of(root: Path, kind: Kind, lang: str = "en") -> list[Row]:
+def unpad_rows(root: Path, kind: Kind, lang: str = "en") -> list[Row]:
     """All rows of one file."""
     return list(read_rows(root, "mini", lang, 100, kind))
 
@@ -81,7 +81,7 @@ def test_the_place_of_the_gold_changes_nothing(root: Path, kind: Kind, model: To
     task = next(task for task in MINI_TASKS if task.metadata.kind == kind)
 
     def scores(move: bool) -> dict:
-        split = split_data(rows_of(root, kind), kind)
+        split = split_data(unpad_rows(root, kind), kind)
         if move:
             for query, gold in split["relevant_docs"].items():
                 others = [id for id in split["top_ranked"][query] if id not in gold]
@@ -102,7 +102,7 @@ def run(task: AbsTaskRetrieval, lang: str, split: dict, model: AbsEncoder) -> di
 
 
 def test_the_order_in_the_file_is_not_in_the_data(root: Path) -> None:
-    rows = rows_of(root, "i2t")
+    rows = unpad_rows(root, "i2t")
     turned = [replace(row, candidates=row.candidates[:1] + row.candidates[:0:-1]) for row in rows]
     assert turned[0].candidates != rows[0].candidates
     one, two = split_data(rows, "i2t"), split_data(turned, "i2t")
@@ -127,12 +127,10 @@ def test_a_copy_of_the_gold_is_the_gold(tmp_path: Path) -> None:
 def test_ties_are_broken_by_hash(root: Path) -> None:
     """All scores equal: the candidate of the greatest hash wins, gold or not."""
     for kind in ("i2t", "vg"):
-        split = split_data(rows_of(root, kind), kind)
+        split = split_data(unpad_rows(root, kind), kind)
         gold = split["relevant_docs"]
         wins = [max(ids) in gold[query] for query, ids in split["top_ranked"].items()]
-        scores = evaluate_mini(
-            Constant(), data_root=root, tasks=[kind], languages=["en"], show_progress=False
-        )
+        scores = evaluate_mini(Constant(), data_root=root, tasks=[kind], languages=["en"], show_progress=False)
         assert scores["en"][kind] == pytest.approx(np.mean(wins), abs=1e-5)
         assert 0 < sum(wins) < len(wins)
 
@@ -158,13 +156,13 @@ def test_a_file_without_a_query_is_refused() -> None:
 
 
 def test_one_query_with_one_candidate_is_scored(root: Path) -> None:
-    row = rows_of(root, "i2t")[3]
+    row = unpad_rows(root, "i2t")[3]
     split = split_data([replace(row, candidates=row.candidates[:1])], "i2t")
     assert run(MiniI2TRanking(), "en", split, MMMEBEncoder(Toy()))["main_score"] == 1
 
 
 class Plain(AbsEncoder):
-    """mteb's usual way: batch after batch, images decoded by the loader, nothing kept."""
+    """mteb's usual way: batch after batch, images decode_line by the loader, nothing kept."""
 
     def __init__(self, kind: Kind, model: Toy) -> None:
         self.kind, self.model = kind, model
@@ -229,7 +227,7 @@ def test_metrics_equal_a_plain_mteb_run(root: Path, kind: Kind) -> None:
 
     expected = run(Stock(), "it", plain, Plain(kind, Random()))
     encoder = MMMEBEncoder(Random(), show_progress=False)
-    found = run(ours(), "it", split_data(rows_of(root, kind, "it"), kind), encoder)
+    found = run(ours(), "it", split_data(unpad_rows(root, kind, "it"), kind), encoder)
     assert found == pytest.approx(expected, nan_ok=True, abs=1e-6)
     assert 0 < expected["ndcg_at_10"] < 1
     assert found["accuracy"] == found["precision_at_1"] == found["hit_rate_at_1"]
@@ -272,7 +270,7 @@ def test_texts_reach_the_model_as_they_are_in_the_file(tmp_path: Path, root: Pat
             texts.extend(item for item in inputs if isinstance(item, str))
             return super().encode(inputs, **kwargs)
 
-    rows = [replace(rows_of(root, "i2t")[0], candidates=(" name 0. ", "name 1\n", "name {x} 2"))]
+    rows = [replace(unpad_rows(root, "i2t")[0], candidates=(" name 0. ", "name 1\n", "name {x} 2"))]
     encoder = MMMEBEncoder(Seeing(), show_progress=False)
     run(MiniI2TRanking(), "en", split_data(rows, "i2t"), encoder)
     assert sorted(texts) == [" name 0. ", "name 1\n", "name {x} 2"]

@@ -6,7 +6,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 
 from xvlm2vec_st.distillation.states import (
-    image_marks,
+    image_end_token_ids,
     image_part_mask,
     masked_mean,
     pooling_of,
@@ -68,11 +68,11 @@ def test_pooling_is_found_and_other_shapes_are_refused(teacher):
 
 def test_the_image_part_ends_with_the_image_token_or_bos(teacher):
     tokenizer = teacher.tokenizer
-    assert image_marks(teacher) == (tokenizer.convert_tokens_to_ids("<image>"), tokenizer.bos_token_id)
+    assert image_end_token_ids(teacher) == (tokenizer.convert_tokens_to_ids("<image>"), tokenizer.bos_token_id)
 
 
 def test_a_text_model_has_no_image_part():
     text_model = nn.Sequential(nn.Identity())
     text_model[0].processor = object()
     with pytest.raises(ValueError, match="object has no image token"):
-        image_marks(text_model)
+        image_end_token_ids(text_model)

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, load_parallel
-from xvlm2vec_st.data.dataset import open_image
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.images import archives as archives_module
 
@@ -119,9 +118,7 @@ def packed(folder, kind, out):
 def test_images_in_an_archive_are_those_of_the_folder(kind, corpus, tmp_path):
     archive = packed(corpus.parent, kind, tmp_path)
     rows = [row for row in load_parallel(corpus, ["it"], show_progress=False) if row["image"]]
-    inside = [
-        row for row in load_parallel(corpus, ["it"], images=archive, show_progress=False) if row["image"]
-    ]
+    inside = [row for row in load_parallel(corpus, ["it"], images=archive, show_progress=False) if row["image"]]
     assert len(rows) == len(inside) > 3
     for one, two in zip(rows, inside, strict=True):
         assert two["image"].startswith(str(archive))
@@ -155,16 +152,24 @@ def test_a_damaged_archive_is_named(kind, corpus, tmp_path):
     for content in damages if kind == "parquet" else [*damages, flipped(whole, path.name)]:
         path.write_bytes(content)
         archives_module.archive.cache_clear()
-        with pytest.raises(
-            ValueError, match=rf"row .*: image .*bad.{kind}::images/.* is damaged .*pack it anew"
-        ):
+        with pytest.raises(ValueError, match=rf"row .*: image .*bad.{kind}::images/.* is damaged .*pack it anew"):
             load_parallel(corpus, ["it"], images=path, show_progress=False)
 
 
 def command(corpus, out, *more):
     base = ["--student", str(tiny.embedder("llava")), "--corpus", str(corpus), "--languages", "it,de"]
-    short = ["--batch-size", "4", "--steps", "8", "--learning-rate", "1e-3", "--eval-rows", "0", "--stream"]
-    return [*base, *short, "--save-steps", "3", "--out", str(out), *more]
+    short = [
+        "--per-device-train-batch-size",
+        "4",
+        "--max-steps",
+        "8",
+        "--learning-rate",
+        "1e-3",
+        "--eval-rows",
+        "0",
+        "--stream",
+    ]
+    return [*base, *short, "--save-steps", "3", "--output-dir", str(out), *more]
 
 
 def run(argv, stop_after=None):
@@ -193,7 +198,7 @@ def test_a_stream_is_resumed_where_it_was_left(corpus, tmp_path):
     source = shutil.copy(corpus, tmp_path / "alone.jsonl")  # no images beside it
     for out, stops in (("unbroken", [None]), ("broken", [7, None])):
         for stop in stops:
-            resume = ["--resume"] if (tmp_path / f"{out}.partial").exists() else []
+            resume = ["--resume-from-checkpoint"] if (tmp_path / f"{out}.partial").exists() else []
             argv = command(source, tmp_path / out, "--images", str(archive), *resume)
             assert finished(argv, stop) == (7 if stop else 0)
     one, two = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("unbroken", "broken"))

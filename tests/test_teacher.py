@@ -12,15 +12,13 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.experiments.measure import peak_of
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, load_parallel, lora_config
-from xvlm2vec_st.data.dataset import ParallelCollator
-from xvlm2vec_st.distillation.projection import add_projection
+from xvlm2vec_st.data.collator import ParallelCollator
+from xvlm2vec_st.distillation.states import add_projection
 
 LANGUAGES = ("it", "de")
 SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 48}
-TEXTS = [
-    {"id": str(n), "image": None, "en": f"text {n}", "it": f"testo {n}", "de": f"Satz {n}"} for n in range(4)
-]
+TEXTS = [{"id": str(n), "image": None, "en": f"text {n}", "it": f"testo {n}", "de": f"Satz {n}"} for n in range(4)]
 GROUPS = ("texts_", "en_text_", "en_image_", "translated_text_", "translated_image_")
 
 
@@ -29,9 +27,7 @@ def embedder(family="llava"):
 
 
 def groups(loss, rows, shared=True):
-    collate = ParallelCollator(
-        loss.model.preprocess, languages=LANGUAGES, shared=shared, given=loss.needs_given
-    )
+    collate = ParallelCollator(loss.model.preprocess, languages=LANGUAGES, shared=shared, inputs=loss.needs_inputs)
     batch = collate(rows)
     split = [{k.removeprefix(g): v for k, v in batch.items() if k.startswith(g)} for g in GROUPS]
     return [group for group in split if group]
@@ -47,12 +43,12 @@ def imaged(tmp_path):
 def test_a_teacher_of_another_family_is_shown_the_inputs_themselves(imaged, shared):
     teacher = embedder("phi3_v")
     loss = MultilingualDistillationLoss(embedder("llava"), teacher)
-    assert loss.needs_given
+    assert loss.needs_inputs
     given = [{"image": row["image"], "text": row["en"]} if row["image"] else row["en"] for row in imaged]
     expected = teacher.encode(given, convert_to_tensor=True)
     found = {}
     for features in groups(loss, imaged, shared):
-        if "given" in features:
+        if "inputs" in features:
             source = features["language"] == 0
             target = loss.teacher.targets(features, source if shared else None)["sentence"]
             found |= dict(zip(features["row"][source].tolist(), target, strict=True))
@@ -89,7 +85,7 @@ def test_a_text_model_learns_from_a_text_model(text_model, tmp_path):
     text_model.save(str(tmp_path / "saved"))
     student = SentenceTransformer(str(tmp_path / "saved"))
     loss = MultilingualDistillationLoss(student, text_model)
-    assert not loss.needs_given and not loss.shares_prefix
+    assert not loss.needs_inputs and not loss.shares_prefix
     parts = loss(groups(loss, TEXTS, shared=False))
     assert parts["english"].item() == 0 and parts["translated"].item() > 0
 
@@ -125,7 +121,7 @@ def test_the_image_variant_needs_a_teacher_that_reads_as_the_student_does():
 def test_normalised_targets_with_a_squared_error_warn_once_and_cosine_does_not():
     states = {"row": torch.arange(2), "sentence": torch.eye(2, 32)}
     for form, times in (("mse", 1), ("cosine", 0)):
-        loss = MultilingualDistillationLoss(embedder(), embedder(), form=form)
+        loss = MultilingualDistillationLoss(embedder(), embedder(), distance_metric=form)
         with pytest.warns(UserWarning) as told:
             import warnings
 
@@ -143,13 +139,13 @@ def test_english_weight_and_similarity_are_parts_of_the_sum():
     loss = MultilingualDistillationLoss(student, teacher)
     (features,) = groups(loss, TEXTS)
     plain = loss([features])
-    tilted = MultilingualDistillationLoss(student, teacher, english_weight=0.25, similarity=2.0)
+    tilted = MultilingualDistillationLoss(student, teacher, english_weight=0.25, similarity_weight=2.0)
     parts = tilted([features])
     assert parts["english"].item() == pytest.approx(plain["english"].item() / 2)
     assert parts["translated"].item() == pytest.approx(plain["translated"].item() * 1.5)
     assert set(parts) == {"english", "translated", "english_similarity", "translated_similarity"}
     assert all(part.item() > 0 for part in parts.values())
-    narrow = MultilingualDistillationLoss(student, teacher, dims=[32, 8])([features])
+    narrow = MultilingualDistillationLoss(student, teacher, matryoshka_dims=[32, 8])([features])
     assert narrow["english"].item() != pytest.approx(plain["english"].item())
 
 
@@ -159,9 +155,7 @@ def test_the_student_as_its_own_teacher_takes_no_memory_and_a_copy_takes_a_model
     size = sum(p.numel() * p.element_size() for p in student.parameters())
     kept = []
     own = peak_of(lambda: kept.append(MultilingualDistillationLoss(student)))
-    copy = peak_of(
-        lambda: kept.append(MultilingualDistillationLoss(student, SentenceTransformer(str(TEACHER))))
-    )
+    copy = peak_of(lambda: kept.append(MultilingualDistillationLoss(student, SentenceTransformer(str(TEACHER)))))
     if own is None:
         pytest.skip("this system does not tell a process's memory")
     assert own < 0.25 * size and copy > 0.75 * size
@@ -196,6 +190,4 @@ def test_vision_is_adapted_by_asking(family):
     names = [n for n, _ in student.named_parameters() if "lora_A" in n]
     seeing = [n for n in names if "vis" in n]
     assert len(seeing) >= 2 * 4 and len(names) > len(seeing)
-    assert not any(
-        part in n for n in names for part in ("projector", "merger", "connector", "img_projection")
-    )
+    assert not any(part in n for n in names for part in ("projector", "merger", "connector", "img_projection"))

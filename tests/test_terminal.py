@@ -20,15 +20,11 @@ def test_build_prints_its_folder_and_two_bars(tmp_path: Path) -> None:
     assert done.stdout == f"{tmp_path / 'out'}\n"
     lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line]
     # Loading and writing: a bar each, drawn again at its end.
-    assert {line.partition(":")[0] for line in lines} == {"Loading weights", "Writing model shards"}, (
-        done.stderr
-    )
+    assert {line.partition(":")[0] for line in lines} == {"Loading weights", "Writing model shards"}, done.stderr
     assert sum("0%|" in line and "100%" not in line for line in lines) == 2
 
 
-def test_no_table_of_layers_while_a_checkpoint_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_table_of_layers_while_a_checkpoint_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append
@@ -48,9 +44,7 @@ def test_no_table_of_layers_while_a_checkpoint_is_built(
     assert any("not sharded" in record.getMessage() for record in records)
 
 
-def test_a_run_shows_its_loss_and_accuracies_and_no_dictionary(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_run_shows_its_loss_and_accuracies_and_no_dictionary(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = TrainingArguments(str(tmp_path), report_to="none")
     state, control = TrainerState(max_steps=4, global_step=2), TrainerControl()
     bar = bars.LossBar()

@@ -24,7 +24,7 @@ from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.models.inputs import Item, model_input
 from mmmeb_tasks.models.search import searcher
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer
-from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.training.evaluation import parallel_evaluator
 
 
@@ -83,7 +83,7 @@ def test_of_a_teacher_that_reads_for_itself(model, text, server, tmp_path):
     loss = MultilingualDistillationLoss(
         model, SentenceTransformer(str(tiny.embedder("llava")), device="cpu"), cache=tmp_path
     )
-    loss.teacher.live.needs_given = True
+    loss.teacher.live.needs_inputs = True
     row = {"id": "1", "image": None, "en": text, "it": "mela"}
     batch = ParallelCollator(model.preprocess, languages=("it",), given=True)([row])
     english = {key.removeprefix("en_text_"): value for key, value in batch.items() if key.startswith("en_")}

@@ -20,7 +20,8 @@ from recipes.translate.merge import Merged
 from recipes.translate.report import SUBSETS, tables
 from recipes.translate.schedule import translate_batch
 from recipes.translate.translation_memory import Memory, read_memory, write_whole
-from xvlm2vec_st.data.dataset import ParallelRow, load_parallel, read_parallel
+from xvlm2vec_st.data.corpus import ParallelRow, read_parallel
+from xvlm2vec_st.data.dataset import load_parallel
 
 CODES = ["it", "pt", "zh"]
 
@@ -32,7 +33,7 @@ def english(tmp_path_factory):
 
 
 def words(english, out, *more):
-    return ["--corpus", str(english), "--to", *CODES, "--out", str(out), "--batch-tokens", "60", *more]
+    return ["--corpus", str(english), "--languages", *CODES, "--out", str(out), "--tokens-per-batch", "60", *more]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ class Counting(Dictionary):
 
 def test_commas_or_spaces_between_languages():
     for to in (["it,pt"], ["it", "pt"], ["it, pt"]):
-        assert translate.parse_args(["--to", *to, "--out", "o"]).to == ["it", "pt"]
+        assert translate.parse_args(["--languages", *to, "--out", "o"]).languages == ["it", "pt"]
 
 
 def counting(codes=CODES):
@@ -262,9 +263,7 @@ def test_what_is_lost_is_translated_in_pieces():
         (lambda texts: [7 for _ in texts], "gave 7, which is no text"),
     ],
 )
-def test_a_translator_that_does_not_answer_is_named_and_nothing_is_lost(
-    english, whole, tmp_path, answer, message
-):
+def test_a_translator_that_does_not_answer_is_named_and_nothing_is_lost(english, whole, tmp_path, answer, message):
     class Broken(Counting):
         def translate(self, texts, code):
             said = super().translate(texts, code)
@@ -304,7 +303,7 @@ def test_a_model_that_answers_nothing_at_all_is_an_error_with_a_report(english, 
 
     out = tmp_path / "parallel.jsonl"
     with pytest.raises(ValueError, match="no translation was kept; .*report.md tells why"):
-        translate.main(words(english, out, "--to", "pt", "zh"), Nothing(mini_dictionary(CODES).tables))
+        translate.main(words(english, out, "--languages", "pt", "zh"), Nothing(mini_dictionary(CODES).tables))
     assert not out.exists() and (tmp_path / "parallel.report.md").is_file()
 
 
@@ -323,9 +322,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(english, who
 
     with monkeypatch.context() as patch:
         patch.setattr(memory_file.os, "write", full)
-        with pytest.raises(
-            ValueError, match="No space left on device; .* is kept: make room, then run the same"
-        ):
+        with pytest.raises(ValueError, match="No space left on device; .* is kept: make room, then run the same"):
             translate.main([*words(english, out), "--translator", "cldr"])
     assert not out.exists() and read_memory([Path(f"{out}.work")])
     translate.main([*words(english, out), "--translator", "cldr"])
@@ -358,7 +355,7 @@ def test_a_text_beyond_the_translators_length_is_refused_and_the_others_are_not(
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert max(map(len, corpus.open())) > 2_000_000
     out = tmp_path / "out.jsonl"
-    translate.main(["--corpus", str(corpus), "--to", "it", "--translator", "cldr", "--out", str(out)])
+    translate.main(["--corpus", str(corpus), "--languages", "it", "--translator", "cldr", "--out", str(out)])
     assert [row.translations for row in read_parallel(out, ["it"])] == [{"it": "cane"}]
     (refused,) = [json.loads(line) for line in (tmp_path / "out.refused.jsonl").open()]
     assert (refused["id"], refused["reason"]) == ("long", "long")
@@ -368,9 +365,9 @@ def test_a_text_beyond_the_translators_length_is_refused_and_the_others_are_not(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--to", "xx"], "unknown language 'xx'"),
-        (["--to", "en"], "English is the source"),
-        (["--to", "it", "it"], "asked for twice"),
+        (["--languages", "xx"], "unknown language 'xx'"),
+        (["--languages", "en"], "English is the source"),
+        (["--languages", "it", "it"], "asked for twice"),
         (["--shard", "5/4"], "--shard 5/4: give K/N"),
         (["--columns", "caption"], "--columns caption: give OURS=THEIRS"),
         (["--shard", "1/2", "--overwrite"], "would drop the other shards' work"),
@@ -384,7 +381,7 @@ def test_bad_arguments_are_told(english, tmp_path, more, message):
 
 def test_a_language_that_the_translator_does_not_know_is_told_the_nearest(english, tmp_path):
     with pytest.raises(ValueError, match="does not know language 'pt-BR'; nearest: pt"):
-        translate.main([*words(english, tmp_path / "o.jsonl"), "--to", "it", "pt-BR"], counting())
+        translate.main([*words(english, tmp_path / "o.jsonl"), "--languages", "it", "pt-BR"], counting())
 
 
 def test_a_finished_corpus_is_not_overwritten_without_asking(english, tmp_path):
@@ -436,7 +433,7 @@ def test_overwriting_drops_the_work_of_another_run(english, whole, tmp_path):
 def test_a_run_without_a_translator_leaves_anothers_work(tmp_path):
     out, work = tmp_path / "names.jsonl", tmp_path / "names.jsonl.work"
     Memory(work).add("it", ["dog"], ["cane"])
-    translate.main(["--corpus", "cldr", "--to", "pt", "--translator", "none", "--out", str(out)])
+    translate.main(["--corpus", "cldr", "--languages", "pt", "--translator", "none", "--out", str(out)])
     assert out.is_file() and read_memory([work]) == {("it", "dog"): "cane"}
 
 

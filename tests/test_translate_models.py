@@ -188,9 +188,7 @@ def test_opus_mt_by_its_own_tokenizer(tmp_path, multilingual, monkeypatch):
     words = [*SPECIAL, *([">>ita<<", ">>por<<"] if multilingual else [])]
     words += [p for p in (pieces.id_to_piece(i) for i in range(pieces.vocab_size())) if p not in words]
     (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    own = MarianTokenizer(
-        str(tmp_path / "source.model"), str(tmp_path / "source.model"), str(tmp_path / "vocab.json")
-    )
+    own = MarianTokenizer(str(tmp_path / "source.model"), str(tmp_path / "source.model"), str(tmp_path / "vocab.json"))
     model = MarianMTModel(MarianConfig(**bart_sizes(len(words)) | {"decoder_start_token_id": 0}))
     folder = saved(tmp_path / "opus-mt-en-it", model, own, ends=True)
     translator = load_translator(folder, device="cpu")
@@ -214,9 +212,7 @@ def chat(folder, template=TEMPLATE):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words), max_position_embeddings=256, pad_token_id=0, eos_token_id=1, **sizes
-        )
+        LlamaConfig(vocab_size=len(words), max_position_embeddings=256, pad_token_id=0, eos_token_id=1, **sizes)
     )
     return load_translator(saved(folder, model, words, ends=True), device="cpu")
 
@@ -274,7 +270,7 @@ def test_a_random_madlad_type_model_goes_the_whole_way(tmp_path):
     rows = [{"id": i, "en": text} for i, text in enumerate([*TEXTS, "a cat at 3", 'a "red apple"'])]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out.jsonl"
-    arguments = ["--corpus", str(corpus), "--to", "it", "pt", "--translator", str(tmp_path / "model")]
+    arguments = ["--corpus", str(corpus), "--languages", "it", "pt", "--translator", str(tmp_path / "model")]
     try:
         translate.main([*arguments, "--device", "cpu", "--out", str(out)])
     except ValueError as error:

@@ -1,7 +1,6 @@
 """A file of options says what it says, or is refused with its name."""
 
 import pytest
-
 from recipes.distill.config_file import read_yaml
 
 

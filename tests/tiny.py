@@ -70,9 +70,7 @@ CLIP = CLIPVisionConfig(**TOWER, image_size=28, patch_size=14)
 IDEFICS = TOWER | {"image_size": 28, "patch_size": 7}
 QWEN = {"image_token_id": ID["<|image_pad|>"], "video_token_id": ID["<|video_pad|>"]}
 QWEN |= {"vision_start_token_id": ID["<|vision_start|>"], "vision_end_token_id": ID["<|vision_end|>"]}
-QWEN_TEXT = TEXT | {
-    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-}
+QWEN_TEXT = TEXT | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
 QWEN_PIXELS = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
 QWEN_PIXELS["size"] = {"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28}
 CLIP_PIXELS = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
@@ -174,22 +172,17 @@ def smolvlm() -> tuple[Any, Any]:
 
 
 MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
-    make.__name__: make
-    for make in (phi3_v, llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm)
+    make.__name__: make for make in (phi3_v, llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm)
 }
 # What stands where the image goes, in VLM2Vec's layout.
 PLACEHOLDER = {"phi3_v": "<|image_1|>\n"}
 PLACEHOLDER |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm"), "<image>\n")
-PLACEHOLDER |= dict.fromkeys(
-    ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|vision_start|><|image_pad|><|vision_end|>\n"
-)
+PLACEHOLDER |= dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|vision_start|><|image_pad|><|vision_end|>\n")
 
 
 def case(family: str) -> Any:
     """The family as a parameter, skipped where its processor cannot be made."""
-    missing = [
-        name for name in (("torchvision", *VIDEO[family]) if family in VIDEO else ()) if not find_spec(name)
-    ]
+    missing = [name for name in (("torchvision", *VIDEO[family]) if family in VIDEO else ()) if not find_spec(name)]
     reason = f"{family}'s processor needs {' and '.join(missing)}: see test_families.py"
     return pytest.param(family, marks=pytest.mark.skipif(bool(missing), reason=reason))
 
@@ -237,9 +230,7 @@ def embedder(family: str) -> Path:
 def random_image(seed: int = 0, width: int = 60, height: int = 40) -> Image.Image:
     """Noise."""
     generator = torch.Generator().manual_seed(seed)
-    return Image.fromarray(
-        torch.randint(0, 255, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
-    )
+    return Image.fromarray(torch.randint(0, 255, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
 @cache
@@ -264,9 +255,7 @@ def by_hand(folder: Path, text: str, image: Image.Image | None = None, model: An
     return torch.nn.functional.normalize((model or own)(**inputs).last_hidden_state[0, -1], dim=0)
 
 
-def damaged(
-    folder: Path, source: Path, change: Callable[[dict], dict] | None = None, keep: int | None = None
-) -> Path:
+def damaged(folder: Path, source: Path, change: Callable[[dict], dict] | None = None, keep: int | None = None) -> Path:
     """A copy of a checkpoint or adapter with changed weights, or only the first `keep` bytes of them."""
     shutil.copytree(source, folder)
     file = next(folder.glob("*model.safetensors"))

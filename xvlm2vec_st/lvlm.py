@@ -1,8 +1,8 @@
-"""One image, many texts, one forward: a `Transformer` that computes shared prefixes once, exactly."""
+"""One image, many texts, one forward: a `Transformer` that computes shared prefixes once, with exact results."""
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
@@ -13,42 +13,28 @@ from transformers.utils import ModelOutput
 from xvlm2vec_st.encoding.batches import images_in, key_of, text_length
 from xvlm2vec_st.encoding.inputs import InputError, open_inputs
 from xvlm2vec_st.encoding.packing import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
-from xvlm2vec_st.encoding.token_rows import Row, continued, images_of, padded, rows_of, with_text
+from xvlm2vec_st.encoding.token_rows import TokenRow, message_images, pad_rows, unpad_rows, with_new_tail, with_text
+from xvlm2vec_st.families.table import FAMILIES
 
-# Families whose language model is causal over images too, and whose forward takes encoded images,
-# 4-D masks and positions. Each is compared with the plain route in tests/test_lvlm.py.
-FAMILIES = (
-    "phi3_v",
-    "llava",
-    "llava_next",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "idefics3",
-    "smolvlm",
-)
-# Those that give encoded images as a tensor a row, not an image.
-ENCODED_BY_ROW = ("idefics3", "smolvlm")
-ATTENTION = ("sdpa", "eager")  # flash attention takes no 4-D mask
-# A packed row's mask has width x width entries, 64 MiB of fp32 at this width.
+ATTENTION = ("sdpa", "eager")  # flash attention accepts no 4-D mask
+# A packed row's mask has width x width entries: 64 MiB of fp32 at this width.
 LONGEST_STRETCH = 4096
-# Values a token, beside `input_ids`.
+# Per-token values beside `input_ids`.
 PER_TOKEN = ("attention_mask", "mm_token_type_ids")
-# Values a row of a batch that shares; all other tensors belong to its images.
+# Per-row values of a batch that shares; all other tensors belong to its images.
 PER_ROW = ("input_ids", *PER_TOKEN, "image_group", "shared_tokens")
 
 
 class LVLM(Transformer):
-    """`Transformer` that reads, encodes and attends to what rows share only once.
+    """A `Transformer` that processes what rows share only once.
 
-    In a batch, rows with the same images (by content) form a group: the images are resized and
-    patched once, the vision tower runs once, and the decoder sees the group's common leading tokens
-    once, in a packed row (see `prefix`). States equal those of the plain route, row by row. Where
-    nothing is shared, and for a family that is not known to be causal over its images, it is the
-    plain route; `shares_prefix` says which.
+    Rows of a batch with the same images (by content) form a group. Their images are preprocessed once, the vision tower
+    runs once, and the decoder sees the group's common leading tokens once, in a packed row (see `encoding.packing`).
+    The states equal those of the plain route, row by row. If nothing is shared, or the family is not in
+    `families.table`, the plain route runs. `shares_prefix` says which route is possible.
 
-    It is what `xvlm2vec_st.SentenceTransformer` makes of a model's first module, and is saved as the
-    native type.
+    `xvlm2vec_st.SentenceTransformer` uses this class for its first module. It is saved as sentence-transformers' own
+    `Transformer`.
 
     Example::
 
@@ -58,8 +44,13 @@ class LVLM(Transformer):
     """
 
     @property
+    def inner(self) -> Any:
+        """The transformers model; `Any`, because `get_image_features` differs between families."""
+        return self.model
+
+    @property
     def shares_prefix(self) -> bool:
-        """Whether the family and the settings allow it."""
+        """Whether the family and the settings allow sharing."""
         text = self.config.get_text_config()
         return (
             self.config.model_type in FAMILIES
@@ -77,16 +68,16 @@ class LVLM(Transformer):
         processing_kwargs: dict | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Features; where rows share images, each image's only once.
+        """Preprocess inputs; if rows share images, each image is preprocessed once.
 
-        Then `input_ids` and the other values a token are (rows, tokens) as ever, `image_group` (rows,)
-        numbers the rows' sets of images in the order of the image tensors (-1: no image), and
-        `shared_tokens` (rows,) says how many leading tokens a row has in common with its group.
+        Then `input_ids` and other per-token tensors keep the shape (rows, tokens). `image_group` (rows,) numbers the
+        rows' sets of images in the order of the image tensors (-1: no image). `shared_tokens` (rows,) is the number of
+        leading tokens that a row shares with its group.
         """
         if not inputs or "image" not in self.modalities:
             return super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
-        given, inputs = inputs, open_inputs(inputs)
-        self._check_empty(given, inputs, prompt)
+        originals, inputs = inputs, open_inputs(inputs)
+        self._check_empty(originals, inputs, prompt)
         if not processing_kwargs and self.shares_prefix:
             messages = self._messages(inputs, prompt)
             if messages is not None and (features := self._shared(messages, **kwargs)) is not None:
@@ -96,7 +87,7 @@ class LVLM(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Token states, (rows, tokens, dim), whichever route computes them."""
+        """Token states, (rows, tokens, dim), by either route."""
         if "image_group" not in features:
             return super().forward(features, **kwargs)
         plan = self.plan(features)
@@ -105,18 +96,18 @@ class LVLM(Transformer):
         if "mm_token_type_ids" in features:
             packed["mm_token_type_ids"] = pack(plan, features["mm_token_type_ids"])
         packed["position_ids"] = pack(plan, self.positions(features))
-        packed["attention_mask"] = attention_mask(plan, self.model.dtype)
+        packed["attention_mask"] = attention_mask(plan, cast(torch.dtype, self.inner.dtype))
         images = self._image_tensors(features)
-        encoded = self.model.get_image_features(**images, return_dict=True)
+        encoded = self.inner.get_image_features(**images, return_dict=True)
         packed = {key: value for key, value in packed.items() if key not in images}
         counts = features["num_images_per_sample"].tolist()
-        by_row = self.config.model_type in ENCODED_BY_ROW
-        packed["mm_encoder_outputs"] = {"image": in_order(encoded, plan.groups, counts, by_row=by_row)}
+        by_row = FAMILIES[self.config.model_type].encoded_by_row
+        packed["mm_encoder_outputs"] = {"image": repeat_per_stretch(encoded, plan.groups, counts, by_row=by_row)}
         states = super().forward(packed, **kwargs)[self.module_output_name]
         return features | {self.module_output_name: unpack(plan, states)}
 
     def plan(self, features: dict[str, Any]) -> Plan:
-        """How a batch is packed."""
+        """Plan how a batch is packed."""
         text = self.config.get_text_config()
         return plan_rows(
             features["attention_mask"],
@@ -127,24 +118,24 @@ class LVLM(Transformer):
         )
 
     def positions(self, features: dict[str, Any]) -> Tensor:
-        """Positions of a batch's tokens: (rows, tokens), or (3, rows, tokens) for M-RoPE families."""
+        """Positions of a batch's tokens: (rows, tokens), or (3, rows, tokens) for families with M-RoPE."""
         mask = features["attention_mask"]
-        if not hasattr(self.model, "get_rope_index"):
+        if not hasattr(self.inner, "get_rope_index"):
             return (mask.cumsum(-1) - 1).clamp(min=0)
         grids = features["image_grid_thw"].split(images_of_groups(features))
-        of_rows = [grids[group] for group in features["image_group"].tolist() if group >= 0]
-        found, _ = self.model.get_rope_index(
+        row_grids = [grids[group] for group in features["image_group"].tolist() if group >= 0]
+        positions, _ = self.inner.get_rope_index(
             features["input_ids"],
             mm_token_type_ids=features["mm_token_type_ids"],
-            image_grid_thw=torch.cat(of_rows),
+            image_grid_thw=torch.cat(row_grids),
             attention_mask=mask,
         )
-        return found
+        return positions
 
-    def _check_empty(self, given: Sequence[Any], inputs: Sequence[Any], prompt: str | None) -> None:
-        """Refuse an empty text to which the template and the tokenizer add no token.
+    def _check_empty(self, originals: Sequence[Any], inputs: Sequence[Any], prompt: str | None) -> None:
+        """Refuse an empty text if template and tokenizer add no token to it.
 
-        Without a token there is no state to pool: sentence-transformers gives a zero vector or fails.
+        Without a token there is no state to pool; sentence-transformers returns a zero vector or fails.
         """
         for row, item in enumerate(inputs):
             if text_length(item) or images_in(item) or not self._has_template():
@@ -155,7 +146,7 @@ class LVLM(Transformer):
             rendered = self.processor.apply_chat_template(messages, tokenize=False)
             if not self._ids(rendered, [0])[0]:
                 raise InputError(
-                    row, given[row], "the text is empty and the model adds no token to it; leave the row out"
+                    row, originals[row], "the text is empty, and the model adds no token to it; remove the row"
                 )
 
     def _has_template(self) -> bool:
@@ -164,9 +155,9 @@ class LVLM(Transformer):
     def _restore_suffix(
         self, features: dict[str, Any], inputs: Sequence[Any], prompt: str | None, settings: dict | None
     ) -> None:
-        """Write the template's closing tokens over the end of rows with an image that were cut.
+        """Write the template's closing tokens over the end of truncated rows with an image.
 
-        sentence-transformers 6.2 does so for rows of text only; last-token pooling reads these tokens.
+        Last-token pooling reads these tokens. sentence-transformers 6.2 restores them in rows without an image only.
         """
         limit, mask = self.max_seq_length, features.get("attention_mask")
         if settings or not limit or not isinstance(mask, Tensor) or mask.shape[-1] < limit:
@@ -181,25 +172,23 @@ class LVLM(Transformer):
                 features["input_ids"][row, places] = torch.tensor(suffix)
 
     def _suffix(self, messages: list[list[dict]] | None, image: int) -> list[int]:
-        """The ids after the content of a row: those that two other texts have in common at the end."""
+        """The ids after the content of a row: the common end of the same row with two other texts."""
         if not messages:
             return []
         rows = [[with_text(message, text) for message in messages[0]] for text in ("0", "1 2 3 4")]
         rendered = [self.processor.apply_chat_template([row], tokenize=False)[0] for row in rows]
-        count = len(images_of(messages[0]))
+        count = len(message_images(messages[0]))
         ids = [self._ids([text], [count])[0] for text in rendered]
         number = common_prefix([row[::-1] for row in ids])
         suffix = ids[0][len(ids[0]) - number :]
         return [] if image in suffix or number == min(map(len, ids)) else suffix
 
     def _image_tensors(self, features: dict[str, Any]) -> dict[str, Tensor]:
-        taken = signature(self.model.get_image_features).parameters
-        return {key: features[key] for key in taken if isinstance(features.get(key), Tensor)}
+        parameters = signature(self.inner.get_image_features).parameters
+        return {key: features[key] for key in parameters if isinstance(features.get(key), Tensor)}
 
-    def _messages(
-        self, inputs: Sequence[Any], prompt: str | None, *, texts: bool = False
-    ) -> list[list[dict]] | None:
-        """The inputs, with opened images, as chat messages; None for texts alone, unless `texts`."""
+    def _messages(self, inputs: Sequence[Any], prompt: str | None, *, texts: bool = False) -> list[list[dict]] | None:
+        """The opened inputs as chat messages; None for inputs without images, unless `texts` is set."""
         if not inputs:
             return None
         modality, parsed, extra = self.input_formatter.parse_inputs(inputs)
@@ -215,15 +204,13 @@ class LVLM(Transformer):
         return messages
 
     def _shared(self, messages: list[list[dict]], **kwargs: Any) -> dict[str, Any] | None:
-        """Features of rows that share images; None where no row does."""
+        """Features of rows that share images; None if no row does."""
         known: dict[int, Any] = {}
-        keys = [tuple(key_of(image, known) for image in images_of(row)) for row in messages]
+        keys = [tuple(key_of(image, known) for image in message_images(row)) for row in messages]
         repeats = {key for key in keys if key and keys.count(key) > 1}
         if not repeats:
             return None
-        heads, tails = self._ends(
-            [row if key in repeats else None for row, key in zip(messages, keys, strict=True)]
-        )
+        heads, tails = self._ends([row if key in repeats else None for row, key in zip(messages, keys, strict=True)])
         leader: dict[tuple, int] = {}
         leads = [
             number if head is None else leader.setdefault((key, head), number)
@@ -233,18 +220,18 @@ class LVLM(Transformer):
         if len(leaders) == len(messages):
             return None
         features = super().preprocess([messages[number] for number in leaders], **kwargs)
-        rows = dict(zip(leaders, rows_of(features), strict=True))
+        rows = dict(zip(leaders, unpad_rows(features), strict=True))
         if any(rows[lead].ids[-len(tails[lead]) :] != tails[lead] for lead in leads if tails[lead]):
-            return None  # the processor writes more than images into a row
+            return None  # the processor inserts more than image tokens
         for number, lead in enumerate(leads):
             if number != lead:
-                rows[number] = continued(rows[lead], len(tails[lead]), tails[number])
+                rows[number] = with_new_tail(rows[lead], len(tails[lead]), tails[number])
         if max(len(row.ids) for row in rows.values()) > (self.max_seq_length or float("inf")):
-            return None  # the host knows what to cut
+            return None  # sentence-transformers truncates
         return features | self._row_features([rows[n] for n in range(len(leads))], leads, keys)
 
-    def _row_features(self, rows: list[Row], leads: list[int], keys: list[tuple]) -> dict[str, Tensor]:
-        """The values a token and a row of a batch that shares."""
+    def _row_features(self, rows: list[TokenRow], leads: list[int], keys: list[tuple]) -> dict[str, Tensor]:
+        """The per-token and per-row values of a batch that shares."""
         members: dict[int, list[int]] = {}
         for number, lead in enumerate(leads):
             if keys[lead]:
@@ -253,26 +240,26 @@ class LVLM(Transformer):
         common = {lead: common_prefix([rows[n].ids for n in numbers]) for lead, numbers in members.items()}
         side, pad = self.tokenizer.padding_side, self.tokenizer.pad_token_id
         features = {
-            "input_ids": padded([row.ids for row in rows], pad, side),
-            "attention_mask": padded([[1] * len(row.ids) for row in rows], 0, side),
+            "input_ids": pad_rows([row.ids for row in rows], pad, side),
+            "attention_mask": pad_rows([[1] * len(row.ids) for row in rows], 0, side),
             "image_group": torch.tensor([group.get(lead, -1) for lead in leads]),
             "shared_tokens": torch.tensor([common.get(lead, 0) for lead in leads]),
         }
         if rows[0].types is not None:
-            features["mm_token_type_ids"] = padded([row.types for row in rows], 0, side)
+            features["mm_token_type_ids"] = pad_rows([row.types for row in rows], 0, side)
         return features
 
     def _ends(self, messages: list[list[dict] | None]) -> tuple[list[tuple | None], list[list[int]]]:
-        """For each row: the ids up to its last image, one id an image, and the ids after it.
+        """For each row, the ids up to its last image, with one id per image, and the ids after it.
 
-        None for a row without messages, or whose placeholders do not fit its images.
+        The first is None for a row without messages, or if the placeholders do not match the images.
         """
         chosen = [number for number, row in enumerate(messages) if row is not None]
         rendered = self.processor.apply_chat_template([messages[n] for n in chosen], tokenize=False)
         heads: list[tuple | None] = [None] * len(messages)
         tails: list[list[int]] = [[] for _ in messages]
         image = self.processor.image_token_id
-        counts = [len(images_of(messages[n])) for n in chosen]
+        counts = [len(message_images(messages[n])) for n in chosen]
         for number, ids, count in zip(chosen, self._ids(rendered, counts), counts, strict=True):
             if ids.count(image) == count:
                 last = len(ids) - ids[::-1].index(image)
@@ -281,18 +268,17 @@ class LVLM(Transformer):
         return heads, tails
 
     def _ids(self, rendered: list[str], counts: list[int]) -> list[list[int]]:
-        """Token ids of rendered rows, one id an image."""
-        if hasattr(
-            self.processor, "encode"
-        ):  # Phi-3.5-vision's stretches go through its tokenizer one by one
+        """Token ids of rendered rows, with one id per image."""
+        # Phi-3.5-vision tokenizes the texts between images separately.
+        if hasattr(self.processor, "encode"):
             return [row.ids for row in self.processor.encode(rendered, [[1] * count for count in counts])]
         bos = self.tokenizer.bos_token
-        special = not (bos and rendered[0].startswith(bos))  # as the host's apply_chat_template decides
+        special = not (bos and rendered[0].startswith(bos))  # as in transformers' apply_chat_template
         return self.tokenizer(rendered, add_special_tokens=special, verbose=False)["input_ids"]
 
 
 def has_window(text: PreTrainedConfig) -> bool:
-    """Whether tokens see less than all before them: packed rows have one mask for all layers.
+    """Whether some layer attends to a window only; packed rows have one mask for all layers.
 
     >>> from transformers import MistralConfig
     >>> has_window(MistralConfig(sliding_window=None)), has_window(MistralConfig(sliding_window=4096))
@@ -304,17 +290,20 @@ def has_window(text: PreTrainedConfig) -> bool:
 
 
 def images_of_groups(features: dict[str, Any]) -> list[int]:
-    """How many images each group has."""
+    """The number of images of each group."""
     return [count for count in features["num_images_per_sample"].tolist() if count]
 
 
-def in_order(
+def repeat_per_stretch(
     encoded: ModelOutput, groups: Sequence[int], counts: Sequence[int], *, by_row: bool = False
 ) -> ModelOutput:
-    """Encoded images once for every stretch: `groups` numbers the stretches' sets of images.
+    """Repeat encoded images for every stretch.
 
-    `counts` says how many images each row had that went through the processor. Families give a
-    tensor an image or, `by_row`, one a row, empty for a row of text.
+    Args:
+        encoded: output of the vision tower, one tensor per image; with `by_row`, one per row, empty for a row of text.
+        groups: the set of images of each stretch.
+        counts: number of images of each preprocessed row.
+        by_row: see `encoded`.
     """
     sets = [number for number, count in enumerate(counts) if count]
     if list(groups) == list(range(len(sets))):

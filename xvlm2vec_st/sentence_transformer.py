@@ -1,4 +1,4 @@
-"""A drop-in for sentence-transformers' class that knows what a raw LVLM checkpoint needs."""
+"""`SentenceTransformer` for LVLMs: raw checkpoints load correctly, and inputs with the same image share work."""
 
 import json
 import logging
@@ -18,10 +18,10 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file, output_capturing
 
-from xvlm2vec_st.encoding.batches import batches_of, images_in
+from xvlm2vec_st.encoding.batches import images_in, plan_batches
 from xvlm2vec_st.encoding.inputs import InputError
 from xvlm2vec_st.families.loading import embedder_modules, pin_backend
-from xvlm2vec_st.families.templates import FILES
+from xvlm2vec_st.families.templates import PLACEHOLDERS
 from xvlm2vec_st.lvlm import LVLM
 from xvlm2vec_st.utils.peft_version import check_peft
 
@@ -29,23 +29,21 @@ logger = logging.getLogger(__name__)
 
 
 class SentenceTransformer(sentence_transformers.SentenceTransformer):
-    """`sentence_transformers.SentenceTransformer`, for checkpoints of any LVLM family too.
+    """`sentence_transformers.SentenceTransformer` that also loads raw LVLM checkpoints.
 
-    A folder or Hub id with a `modules.json` loads as ever, Phi-3.5-vision among them. A raw LVLM
-    checkpoint gets last-token pooling, normalisation and its family's chat template in memory,
-    where the base class would take the mean of all tokens and the chat layout, without a word.
-    What it saves holds native module types only.
+    A folder or Hub id with a `modules.json` loads as in the base class, Phi-3.5-vision included. A raw LVLM checkpoint
+    gets last-token pooling, normalisation and its family's chat template. The base class would silently use mean
+    pooling and the chat layout. Saved folders hold module types of sentence-transformers only.
 
     Args:
         model_name_or_path: folder or Hub id.
-        template: for a raw checkpoint: a Jinja chat template's file, or a name of `templates.FILES`;
-            default: the family's.
-        **kwargs: for the base class.
+        template: for a raw checkpoint: file of a Jinja chat template, or a name of `templates.PLACEHOLDERS`; default:
+            the family's.
+        **kwargs: arguments of the base class.
 
     Raises:
-        ValueError: a raw checkpoint of a family without a template, or with weights that do not fit;
-            an adapter's folder; a folder that keeps an adapter, and versions of transformers and peft
-            that do not work together.
+        ValueError: a raw checkpoint's family has no template, or its weights do not fit; the folder holds an adapter
+            only; the folder keeps an adapter, and transformers and peft do not work together.
 
     Example::
 
@@ -62,95 +60,95 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
             check_peft(f"{folder} keeps an adapter")
         super().__init__(model_name_or_path, **kwargs)
         if len(self) and type(self[0]) is Transformer:
-            self[0].__class__ = LVLM  # no state of its own: the loaded module, another route
+            self[0].__class__ = LVLM  # it has no state: the loaded module computes by another route
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
-        """The host's `save`, and which code resizes images: see `pin_backend`."""
+        """Save the model and its image backend: see `pin_backend`."""
         super().save(path, *args, **kwargs)
         if len(self) and isinstance(self[0], Transformer):
             pin_backend(Path(path), self[0])
         if len(self) and isinstance(self[0], LVLM):
-            name_native(Path(path) / "modules.json")
+            use_native_type(Path(path) / "modules.json")
 
     @deprecated_kwargs(sentences="inputs")
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's `encode`, with inputs of one image brought together; results in their order.
+        """Encode inputs. Inputs with the same image share a batch; results keep the order of the inputs.
 
-        `batch_size` counts inputs, as ever: a batch never holds more, and takes less memory where
-        inputs share images.
+        A batch never exceeds `batch_size` inputs. It takes less memory if they share images.
+
+        Returns:
+            As the base class: (inputs, dim) by default.
+
+        Raises:
+            ValueError: an input cannot be embedded; `batch_size` is below 1. The message names the row.
         """
         call = signature(super().encode).bind(inputs, *args, **kwargs)
         call.apply_defaults()
-        asked = call.arguments | call.arguments.pop("kwargs")
-        if asked["batch_size"] < 1:
-            raise ValueError(f"batch_size is {asked['batch_size']}; pass 1 or more")
+        options = call.arguments | call.arguments.pop("kwargs")
+        if options["batch_size"] < 1:
+            raise ValueError(f"batch_size is {options['batch_size']}; pass 1 or more")
         try:
-            return self._encode(asked, *args, **kwargs)
+            return self._encode(options, *args, **kwargs)
         except InputError as error:
-            raise error.among([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
+            raise error.with_place_in([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As any module's, in a process that has made no model before."""
+        """Restore a pickled model, in a process that has built no model before."""
         super().__setstate__(state)
         register_captured_outputs(self)
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """As the base class's, for a model that has encoded before too."""
+        """Start the pool, also for a model that has encoded before."""
         drop_capturing_hooks(self)
         return super().start_multi_process_pool(target_devices)
 
-    def _encode(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        inputs = asked["inputs"]
-        elsewhere = asked["pool"] is not None or isinstance(asked["device"], list)
-        if elsewhere or self.is_singular_input(inputs) or len(inputs) <= asked["batch_size"]:
+    def _encode(self, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs = options["inputs"]
+        in_pool = options["pool"] is not None or isinstance(options["device"], list)
+        if in_pool or self.is_singular_input(inputs) or len(inputs) <= options["batch_size"]:
             return super().encode(inputs, *args, **kwargs)
         if not (isinstance(self[0], LVLM) and self[0].shares_prefix and any(map(images_in, inputs))):
             return super().encode(inputs, *args, **kwargs)
-        return self._encode_batches(asked)
+        return self._encode_batches(options)
 
-    def _encode_batches(self, asked: dict[str, Any]) -> Any:
-        inputs, precision = asked.pop("inputs"), asked.pop("precision")
-        bar = asked.pop("show_progress_bar")
+    def _encode_batches(self, options: dict[str, Any]) -> Any:
+        inputs, precision = options.pop("inputs"), options.pop("precision")
+        bar = options.pop("show_progress_bar")
         bar = logger.isEnabledFor(logging.INFO) if bar is None else bar
-        batches = batches_of(inputs, asked["batch_size"])
-        found: dict[int, Any] = {}
+        batches = plan_batches(inputs, options["batch_size"])
+        results: dict[int, Any] = {}
         for batch in tqdm(batches, desc="Batches", disable=not bar):
-            done = super().encode([inputs[n] for n in batch], show_progress_bar=False, **asked)
-            found |= dict(zip(batch, done, strict=True))
-        rows = [found[number] for number in range(len(inputs))]
-        if asked["output_value"] == "sentence_embedding":
+            encoded = super().encode([inputs[n] for n in batch], show_progress_bar=False, **options)
+            results |= dict(zip(batch, encoded, strict=True))
+        rows: Any = [results[number] for number in range(len(inputs))]
+        if options["output_value"] == "sentence_embedding":
             if precision and precision != "float32":
                 rows = quantize_embeddings(rows, precision=precision)
-            if asked["convert_to_tensor"]:
+            if options["convert_to_tensor"]:
                 return torch.stack(list(torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows))
-            return np.stack(rows) if asked["convert_to_numpy"] else list(rows)
+            return np.stack(rows) if options["convert_to_numpy"] else list(rows)
         return rows
 
-    def _load_default_modules(
-        self, model_name_or_path: str, **kwargs: Any
-    ) -> tuple[list[nn.Module], dict[str, Any]]:
-        """What a name without a `modules.json` becomes: the host's hook, for want of a public one."""
+    def _load_default_modules(self, model_name_or_path: str, **kwargs: Any) -> tuple[list[nn.Module], dict[str, Any]]:
+        """Load a name without a `modules.json`. sentence-transformers 6.2 has no public hook for this."""
         hub = {key: kwargs.get(key) for key in ("token", "revision", "local_files_only")}
         hub["cache_dir"] = kwargs.get("cache_folder")
         if find_adapter_config_file(model_name_or_path, **hub) is not None:
             raise ValueError(
                 f"{model_name_or_path} is an adapter; build a model with it first: "
-                f"python -m xvlm2vec_st build {model_name_or_path} OUT"
+                f"xvlm2vec_st.build({model_name_or_path!r}, OUT), or xvlm2vec build {model_name_or_path} OUT"
             )
         hub["trust_remote_code"] = kwargs.get("trust_remote_code", False)
-        each = {
-            name: hub | (kwargs.get(name) or {})
-            for name in ("model_kwargs", "processor_kwargs", "config_kwargs")
-        }
+        each = {name: hub | (kwargs.get(name) or {}) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")}
         family = AutoConfig.from_pretrained(model_name_or_path, **each["config_kwargs"]).model_type
-        known = family in FILES or family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        known = family in PLACEHOLDERS or family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         if self.template is None and not known:
             return super()._load_default_modules(model_name_or_path, **kwargs)
         return embedder_modules(model_name_or_path, template=self.template, **each), {}
 
 
 def register_captured_outputs(model: nn.Module) -> None:
-    """Say which states transformers can capture, which a model's `__init__` does and unpickling does not.
+    """Register which states transformers can capture: a model's `__init__` does so, and unpickling does not.
 
     transformers 5.23 and 5.24, modeling_utils.py.
     """
@@ -160,9 +158,9 @@ def register_captured_outputs(model: nn.Module) -> None:
 
 
 def drop_capturing_hooks(model: nn.Module) -> None:
-    """Remove the hooks that transformers adds in a first forward; the next one adds them again.
+    """Remove the hooks that transformers adds in the first forward; the next forward adds them again.
 
-    They are local functions, which no process that is started anew can receive (transformers 5.23 and 5.24,
+    They are local functions, which cannot be pickled for another process (transformers 5.23 and 5.24,
     utils/output_capturing.py, `install_output_capuring_hook`).
     """
     for module in model.modules():
@@ -173,8 +171,8 @@ def drop_capturing_hooks(model: nn.Module) -> None:
             module._output_capturing_hooks_installed = False
 
 
-def name_native(modules: Path) -> None:
-    """Write the native type for ours, so that stock sentence-transformers loads the folder."""
+def use_native_type(modules: Path) -> None:
+    """Replace our module type with sentence-transformers', so that it loads the folder without this package."""
     entries = json.loads(modules.read_text("utf-8"))
     for entry in entries:
         if entry["type"] == f"{LVLM.__module__}.{LVLM.__name__}":

@@ -68,9 +68,7 @@ def download() -> Path:
     # and need not be an OSError; its transfers by Xet raise RuntimeError.
     half_way = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
     try:
-        return Path(
-            snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE])
-        )
+        return Path(snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE]))
     except half_way as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -163,8 +161,7 @@ def unzip(archive: Path, folder: Path) -> None:
         ) from error
     except DAMAGED as error:
         raise DataError(
-            f"{archive} is damaged ({printable(error)}); delete it and run again, so that it is "
-            "downloaded anew"
+            f"{archive} is damaged ({printable(error)}); delete it and run again, so that it is downloaded anew"
         ) from error
 
 
@@ -188,9 +185,7 @@ def _safe_entries(source: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
                     "unpacked: this is not the published archive"
                 )
             if str(path) in seen:
-                raise DataError(
-                    f"{archive} holds {entry.filename!r} twice; this is not the published archive"
-                )
+                raise DataError(f"{archive} holds {entry.filename!r} twice; this is not the published archive")
             seen.add(str(path))
             yield entry
 

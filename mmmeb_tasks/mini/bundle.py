@@ -58,11 +58,7 @@ def locale_names(cldr: Path, locale: str) -> dict[str, str]:
         raise ValueError(f"locale {locale!r} is not in {cldr}; it has: {known}")
     # A regional locale ("en-AU") may hold no annotations of its own.
     table = json.loads(path.read_text("utf-8"))["annotations"].get("annotations", {})
-    return {
-        emoji: unicodedata.normalize("NFC", entry["tts"][0])
-        for emoji, entry in table.items()
-        if entry.get("tts")
-    }
+    return {emoji: unicodedata.normalize("NFC", entry["tts"][0]) for emoji, entry in table.items() if entry.get("tts")}
 
 
 def usable(names: dict[str, str]) -> bool:
@@ -91,9 +87,7 @@ def build(cldr: Path, font_file: Path, font_version: str, locales: Sequence[str]
             "names": f"Unicode CLDR annotations, npm cldr-annotations-full {package['version']}, Unicode-3.0",
             "pictures": f"Noto Color Emoji, Debian fonts-noto-color-emoji {font_version}, Apache-2.0",
         },
-        "concepts": [
-            {"emoji": c, "names": {locale: table[c] for locale, table in names.items()}} for c in CONCEPTS
-        ],
+        "concepts": [{"emoji": c, "names": {locale: table[c] for locale, table in names.items()}} for c in CONCEPTS],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as bundle:
@@ -110,9 +104,7 @@ def build(cldr: Path, font_file: Path, font_version: str, locales: Sequence[str]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cldr", type=Path, required=True, help="unpacked npm package cldr-annotations-full")
     parser.add_argument("--font", type=Path, required=True, help="NotoColorEmoji.ttf")
     parser.add_argument("--font-version", required=True, help="recorded in the bundle")

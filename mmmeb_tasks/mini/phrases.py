@@ -26,12 +26,8 @@ def _phrases(caption: str, question: str, places: tuple[str, str, str, str]) -> 
 
 
 PHRASES = {
-    "en": _phrases(
-        "{a} {place} {b}", "what is {place} {b}?", ("to the left of", "to the right of", "above", "below")
-    ),
-    "it": _phrases(
-        "{a} {place} {b}", "cosa c'è {place} {b}?", ("a sinistra di", "a destra di", "sopra", "sotto")
-    ),
+    "en": _phrases("{a} {place} {b}", "what is {place} {b}?", ("to the left of", "to the right of", "above", "below")),
+    "it": _phrases("{a} {place} {b}", "cosa c'è {place} {b}?", ("a sinistra di", "a destra di", "sopra", "sotto")),
     "es": _phrases(
         "{a} {place} {b}",
         "¿qué hay {place} {b}?",
@@ -46,9 +42,7 @@ PHRASES = {
     "pt": _phrases(
         "{a} {place} {b}", "o que há {place} {b}?", ("à esquerda de", "à direita de", "acima de", "abaixo de")
     ),
-    "nl": _phrases(
-        "{a} {place} {b}", "wat is er {place} {b}?", ("links van", "rechts van", "boven", "onder")
-    ),
+    "nl": _phrases("{a} {place} {b}", "wat is er {place} {b}?", ("links van", "rechts van", "boven", "onder")),
     "ja": _phrases("{b}の{place}に{a}", "{b}の{place}に何がある?", ("左", "右", "上", "下")),
     "zh": _phrases("{a}在{b}的{place}", "{b}的{place}是什么?", ("左边", "右边", "上面", "下面")),
 }

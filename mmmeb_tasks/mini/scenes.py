@@ -46,9 +46,7 @@ class Scene:
 
     def question(self, world: World, language: str) -> str:
         """`what is to the left of {b}?`, answered by `answer`."""
-        asked, relation = (
-            (self.subject, OPPOSITE[self.relation]) if self.flipped else (self.other, self.relation)
-        )
+        asked, relation = (self.subject, OPPOSITE[self.relation]) if self.flipped else (self.other, self.relation)
         return phrases(language).question[relation].format(b=world.name(asked, language))
 
     @property

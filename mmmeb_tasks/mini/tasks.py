@@ -30,9 +30,7 @@ def mini_data() -> Path:
     return ensure_mini()
 
 
-def _metadata(
-    name: str, kind: Kind, category: TaskCategory, subtype: TaskSubtype, description: str
-) -> MMMEBMetadata:
+def _metadata(name: str, kind: Kind, category: TaskCategory, subtype: TaskSubtype, description: str) -> MMMEBMetadata:
     """What the five tasks have in common, and what they have not."""
     return MMMEBMetadata(
         name=name,
@@ -69,17 +67,13 @@ class MiniTask(MMMEBRetrieval):
 class MiniI2TRanking(MiniTask):
     """Image of a scene -> its caption."""
 
-    metadata = _metadata(
-        "MiniI2TRanking", "i2t", "i2t", "Image Text Retrieval", "Find the caption of a scene."
-    )
+    metadata = _metadata("MiniI2TRanking", "i2t", "i2t", "Image Text Retrieval", "Find the caption of a scene.")
 
 
 class MiniT2IRanking(MiniTask):
     """Caption -> image of the scene."""
 
-    metadata = _metadata(
-        "MiniT2IRanking", "t2i", "t2i", "Image Text Retrieval", "Find the scene of a caption."
-    )
+    metadata = _metadata("MiniT2IRanking", "t2i", "t2i", "Image Text Retrieval", "Find the scene of a caption.")
 
 
 class MiniClassification(MiniTask):
@@ -91,17 +85,13 @@ class MiniClassification(MiniTask):
 class MiniVQARanking(MiniTask):
     """Image and question -> answer."""
 
-    metadata = _metadata(
-        "MiniVQARanking", "vqa", "it2t", "Question answering", "Answer a question about a scene."
-    )
+    metadata = _metadata("MiniVQARanking", "vqa", "it2t", "Question answering", "Answer a question about a scene.")
 
 
 class MiniGrounding(MiniTask):
     """Image and name -> the part of the image that shows what is named."""
 
-    metadata = _metadata(
-        "MiniGrounding", "vg", "it2i", "Object recognition", "Find the part of a scene by name."
-    )
+    metadata = _metadata("MiniGrounding", "vg", "it2i", "Object recognition", "Find the part of a scene by name.")
 
 
 MINI_TASKS: tuple[type[MiniTask], ...] = (

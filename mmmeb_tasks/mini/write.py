@@ -58,9 +58,7 @@ def _images(scenes: Sequence[Scene], singles: Sequence[Scene], world: World, fol
         draw(scene, world).save(folder / f"single_{i:04d}.png")
 
 
-def _rows(
-    kind: str, language: str, world: World, scenes: Sequence[Scene], singles: Sequence[Scene]
-) -> Iterator:
+def _rows(kind: str, language: str, world: World, scenes: Sequence[Scene], singles: Sequence[Scene]) -> Iterator:
     """The rows of one file. The candidates' choice does not depend on the language."""
     rng = random.Random(f"{SINGLES_SEED}/{kind}")
     concepts = range(len(world.concepts))
@@ -173,9 +171,7 @@ def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[Corp
         yield f"{i}/picture/{kind}", image, said
 
 
-def write_corpus(
-    out: Path, languages: Sequence[str] = LANGUAGES, *, scenes: int, seed: int = CORPUS_SEED
-) -> Path:
+def write_corpus(out: Path, languages: Sequence[str] = LANGUAGES, *, scenes: int, seed: int = CORPUS_SEED) -> Path:
     """Write a parallel corpus over train pairs to the new folder `out`: parallel.jsonl and images/.
 
     Two rows a scene: its caption or t2i query (text only), and a text with an image.
@@ -251,9 +247,7 @@ def ensure_mini(languages: Sequence[str] = LANGUAGES) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring. A line of error and status 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("benchmark", "corpus"))
     parser.add_argument("out", type=expanded)
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, help="CLDR locales, English first")

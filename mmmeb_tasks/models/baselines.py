@@ -63,9 +63,7 @@ class TwoTowers(AbsEncoder):
                 images = [image.convert("RGB") for image in batch["image"]]
                 vectors.append(_unit(self.images(images, size)))
             if not vectors:
-                raise ValueError(
-                    f"{task_metadata.name}: rows have {', '.join(batch)}, neither text nor image"
-                )
+                raise ValueError(f"{task_metadata.name}: rows have {', '.join(batch)}, neither text nor image")
             parts.append(sum(vectors))
         return np.concatenate(parts).astype(np.float32)
 
@@ -97,9 +95,7 @@ def multilingual_clip(name: str, revision: str | None = None, *, partner: str, *
     return TwoTowers(*map(tower, towers))
 
 
-def m_clip(
-    name: str, revision: str | None = None, *, image_tower: tuple[str, str], **kwargs: Any
-) -> TwoTowers:
+def m_clip(name: str, revision: str | None = None, *, image_tower: tuple[str, str], **kwargs: Any) -> TwoTowers:
     """M-CLIP: XLM-R, the mean over its tokens and a linear map for texts; OpenCLIP for images.
 
     Raises:
@@ -132,9 +128,7 @@ def _m_clip_texts(name: str, revision: str | None, device: Any) -> Texts:
 
     with open(hf_hub_download(name, "config.json", revision=revision), encoding="utf-8") as file:
         config = json.load(file)
-    transformer = AutoModel.from_config(
-        AutoConfig.from_pretrained(config["modelBase"]), add_pooling_layer=False
-    )
+    transformer = AutoModel.from_config(AutoConfig.from_pretrained(config["modelBase"]), add_pooling_layer=False)
     linear = torch.nn.Linear(config["transformerDimensions"], config["numDims"])
     model = torch.nn.ModuleDict({"transformer": transformer, "LinearTransformation": linear})
     path = hf_hub_download(name, "pytorch_model.bin", revision=revision)

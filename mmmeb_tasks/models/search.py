@@ -121,19 +121,13 @@ class CandidateSearch:
             found[id] = {documents[place]: float(score) for place, score in zip(*ranked, strict=True)}
         return found
 
-    def _scores(
-        self, queries: NDArray[np.float32], documents: NDArray[np.float32]
-    ) -> Iterator[NDArray[np.float32]]:
+    def _scores(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Scores of the whole corpus for one query after another, as the model compares."""
         for start in range(0, len(queries), QUERIES_A_BLOCK):
-            block = torch.as_tensor(
-                self.model.similarity(queries[start : start + QUERIES_A_BLOCK], documents)
-            )
+            block = torch.as_tensor(self.model.similarity(queries[start : start + QUERIES_A_BLOCK], documents))
             scores = block.detach().float().cpu().numpy()
             if np.isnan(scores).any():
-                raise ValueError(
-                    f"{int(np.isnan(scores).sum())} scores are no numbers (NaN): the model's fault"
-                )
+                raise ValueError(f"{int(np.isnan(scores).sum())} scores are no numbers (NaN): the model's fault")
             yield from scores
 
     def _embed(
@@ -200,9 +194,7 @@ def _table(items: Sequence[Item]) -> Dataset:
 def _is_routed(model: EncoderProtocol) -> bool:
     """A sentence-transformers model with other modules for queries than for documents."""
     modules = getattr(model, "model", None)
-    return isinstance(modules, torch.nn.Module) and any(
-        type(m).__name__ == "Router" for m in modules.modules()
-    )
+    return isinstance(modules, torch.nn.Module) and any(type(m).__name__ == "Router" for m in modules.modules())
 
 
 @dataclass

@@ -97,9 +97,7 @@ def chosen(args: argparse.Namespace) -> Sequence[AbsTask]:
     return ours(args.tasks or (), args.languages, args.eval_splits)
 
 
-def ours(
-    names: Sequence[str], languages: Sequence[str] | None, splits: Sequence[str] | None = None
-) -> list[AbsTask]:
+def ours(names: Sequence[str], languages: Sequence[str] | None, splits: Sequence[str] | None = None) -> list[AbsTask]:
     """Those of the named tasks that are of MMMEB, in these languages (three-letter codes; None: all).
 
     Raises:

@@ -50,10 +50,7 @@ def register_models(module: ModuleType) -> None:
     registry = Registry(module.MODEL_REGISTRY)
     before = module.MODEL_REGISTRY
     for known in [*sys.modules.values()]:
-        if (
-            getattr(known, "__name__", "").startswith("mteb")
-            and known.__dict__.get("MODEL_REGISTRY") is before
-        ):
+        if getattr(known, "__name__", "").startswith("mteb") and known.__dict__.get("MODEL_REGISTRY") is before:
             known.MODEL_REGISTRY = registry
 
 

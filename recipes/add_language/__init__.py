@@ -1,1 +1,1 @@
-"""Add languages to an embedder."""
+"""Add languages to an embedder: `python -m recipes.add_language`."""

@@ -1,1 +1,1 @@
-"""Distil an English embedder into other languages."""
+"""Distil an English embedder into other languages: `python -m recipes.distill`, or `distill(...)`."""

@@ -1,23 +1,24 @@
 """Distil an English embedder into other languages (xVLM2Vec).
 
-    python -m recipes.distill --student teacher/ --corpus parallel.jsonl --languages it,es --out xvlm2vec
-    python -m recipes.distill … --lora 16           # adapt the language model only, merged at the end
-    python -m recipes.distill … --resume            # go on after a stop, from the last checkpoint
-    python -m recipes.distill --config recipes/configs/xvlm2vec.yaml --corpus … --out …    # as published
-    accelerate launch --config_file recipes/configs/fsdp2_phi3_v.yaml -m recipes.distill …  # many GPUs
+    xvlm2vec distill --student teacher/ --corpus parallel.jsonl --languages it es --output-dir xvlm2vec
+    xvlm2vec distill … --lora-rank 16                      # adapt the language model only, merged at the end
+    xvlm2vec distill … --resume-from-checkpoint true       # continue after a stop, from the last checkpoint
+    xvlm2vec distill --config recipes/configs/xvlm2vec.yaml --corpus … --output-dir …     # as published
+    accelerate launch --config_file recipes/configs/fsdp2.yaml -m recipes.distill …       # several GPUs
 
-The student starts as a copy of the frozen teacher. Until all is done the work lies in OUT.partial;
-OUT appears whole, a folder that stock sentence-transformers loads. SIGTERM or Ctrl-C ends a run after
-the update at hand, with a checkpoint.
+The student starts as a copy of the frozen teacher. All options of SentenceTransformerTrainingArguments are
+accepted, with dashes or underscores. Checkpoints lie in OUTPUT_DIR.partial until the run has finished; then
+OUTPUT_DIR appears, complete, a folder that sentence-transformers loads. SIGTERM or Ctrl-C ends a run after the
+current update, with a checkpoint.
 """
 
-import argparse
+import copy
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,274 +37,316 @@ from xvlm2vec_st import (
 )
 from xvlm2vec_st.data.batch_sampler import TokenBudgetBatches, row_costs
 from xvlm2vec_st.data.stream import ParallelStream
+from xvlm2vec_st.families.table import VISION
 from xvlm2vec_st.training.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.training.evaluation import parallel_evaluator
-from xvlm2vec_st.training.trainer import VISION
-from xvlm2vec_st.utils.folders import NOTE, Destination, remove
+from xvlm2vec_st.utils.folders import NOTE, Destination, remove, write_note
 
-from ..shared.command import codes
 from ..shared.muon import Muon
-from . import options as distill_options
-from .card import save_with_card, scores
-from .options import settings, training_arguments
+from .card import save_with_card, score_summary
+from .options import TEMPERATURE, DistillArguments, check_pair, run_settings
+from .parser import parse_arguments
 from .progress_bar import show_loss_bar
-from .start import begin, check_folders, destination, nothing_left, start_of
-
-
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options: see `recipes.distill.options`."""
-    return distill_options.parse(argv, sys.argv[1:], __doc__)
+from .start import build_start, check_folders, remove_unstarted, run_destination
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Train as the command line says; returns the finished folder."""
-    args = parse_args(argv)
+    return distill(*parse_arguments(argv, __doc__))
+
+
+def distill(arguments: DistillArguments, training: SentenceTransformerTrainingArguments) -> Path:
+    """Train a student, and write it to `training.output_dir`.
+
+    Args:
+        arguments: models, corpus and method.
+        training: any of sentence-transformers' training arguments. `DistillTrainingArguments` has the paper's
+            defaults. `resume_from_checkpoint="true"` continues the unfinished run in OUTPUT_DIR.partial.
+
+    Returns:
+        The finished folder.
+
+    Raises:
+        ValueError: an option, the corpus or a model is invalid; `output_dir` cannot be filled.
+        SystemExit: a signal stopped the run, after a checkpoint.
+
+    Example::
+
+        distill(
+            DistillArguments(student="teacher", corpus=["parallel.jsonl"], languages=["it", "es"]),
+            DistillTrainingArguments(output_dir="xvlm2vec", max_steps=1000),
+        )
+    """
+    check_pair(arguments, training)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    place = destination(args)
-    arguments = training_arguments(args, place.work)
-    # One run at a time: the first process holds OUT.
-    with place.hold() if arguments.process_index == 0 else nullcontext():
-        run_in(place, args, arguments)
-    return args.out
+    place = run_destination(training.output_dir, arguments)
+    training = copy.copy(training)
+    training.output_dir = str(place.work)
+    run = Run(arguments, training, place)
+    # One run at a time: the first process holds the lock.
+    with place.hold() if training.process_index == 0 else nullcontext():
+        run.start()
+    return place.named
 
 
-def run_in(
-    place: Destination, args: argparse.Namespace, arguments: SentenceTransformerTrainingArguments
-) -> None:
-    """The run, from its checks to its result, in OUT.partial."""
-    work = place.work
-    options: dict[str, Any] = {}
-    with arguments.main_process_first(local=False):
-        ended = args.resume and place.ended is not None
-        if arguments.process_index == 0 and not ended:
-            options = settings(args, arguments.world_size)
-            check_folders(args, work, options)
-    if args.resume and not (work / NOTE).is_file():
-        # Killed when OUT was in place already: only the first process knows it by `ended`.
-        if ended:
-            print(f"saved: {args.out}; nothing was left to do")
-        return
+@dataclass
+class Run:
+    """One training run: its options, and the folder that it fills."""
 
-    # 1. Corpus and models: what is wrong shows here, and leaves nothing.
-    with nothing_left(work, arguments.process_index):
-        trainer, types = made(args, work, arguments)
-        if arguments.process_index == 0:
-            begin(work, options)
-    show_loss_bar(trainer)
+    arguments: DistillArguments
+    training: SentenceTransformerTrainingArguments
+    place: Destination
+    start_model: str = ""
 
-    # 2. Train, in OUT.partial.
-    train(trainer, work, resume=args.resume)
+    @property
+    def resumes(self) -> bool:
+        """Whether the run continues an unfinished one."""
+        return str(self.training.resume_from_checkpoint).lower() not in ("none", "false")
 
-    # 3. Save, then move into place in one step.
-    save(trainer, args, place, types)
+    def start(self) -> None:
+        """Check, train and save."""
+        settings: dict[str, Any] = {}
+        is_first, work = self.training.process_index == 0, self.place.work
+        with self.training.main_process_first(local=False):
+            ended = self.resumes and self.place.ended is not None
+            if is_first and not ended:
+                settings = run_settings(self.arguments, self.training)
+                check_folders(self.place, self.arguments, settings, resume=self.resumes)
+        if self.resumes and not (work / NOTE).is_file():
+            # The run was killed when its result was in place already; only the first process knows.
+            if ended:
+                print(f"saved: {self.place.named}; nothing was left to do")
+            return
 
+        # 1. Load the corpus and the models. An error here leaves no files.
+        with remove_unstarted(work, self.training.process_index):
+            trainer, dtypes = self.build_trainer()
+            if is_first:
+                write_note(work, settings)
+        show_loss_bar(trainer)
 
-def made(
-    args: argparse.Namespace, work: Path, arguments: SentenceTransformerTrainingArguments
-) -> tuple[DistillationTrainer, set[torch.dtype]]:
-    """The trainer, ready to start, and the types that the student's weights had."""
-    languages = codes([args.languages])
-    with arguments.main_process_first():
-        train_rows, held_out = rows(args, languages)
-    set_seed(args.seed)
-    args.start = start_of(args, work, arguments)
-    student = SentenceTransformer(args.start)
-    types = prepare(student, args)
-    # A student that learns an adapter only is its own teacher, with the adapter off.
-    own = args.lora and not args.teacher
-    teacher = None if own else SentenceTransformer(args.teacher or args.start)
-    loss = loss_of(student, teacher, args)
-    evaluator = None
-    if held_out is not None:
-        evaluator = parallel_evaluator(held_out, languages, teacher or student, batch_size=args.batch_size)
-    trainer = DistillationTrainer(
-        student,
-        arguments,
-        train_dataset=train_rows,
-        loss=loss,
-        evaluator=evaluator,
-        languages=languages,
-        image_size=args.image_size,
-        batches=ordered(arguments, args, train_rows, languages, loss),
-        # The host makes AdamW and, in any case, the schedule.
-        optimizers=(muon(student, args), None),
-    )
-    return trainer, types
+        # 2. Train in OUT.partial.
+        self.train(trainer)
 
+        # 3. Save, then move the folder into place in one step.
+        self.save(trainer, dtypes)
 
-def loss_of(
-    student: SentenceTransformer, teacher: SentenceTransformer | None, args: argparse.Namespace
-) -> MultilingualDistillationLoss:
-    """The loss that the options ask for."""
-    return MultilingualDistillationLoss(
-        student,
-        teacher,
-        image_part=args.variant == "image",
-        form=args.form,
-        english_weight=args.english_weight,
-        similarity=args.similarity,
-        temperature=args.temperature,
-        dims=[int(d) for d in args.dims.split(",") if d.strip()],
-        cache=args.cache,
-        projection=args.projection,
-    )
-
-
-def train(trainer: DistillationTrainer, work: Path, *, resume: bool) -> None:
-    """To the end, from the last checkpoint on if there is one to resume, and score what was learnt.
-
-    Raises:
-        SystemExit: a signal stopped it, with a checkpoint.
-    """
-    last = last_whole_checkpoint(work) if resume else None
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if trainer.stop.signal is not None:
-        print(
-            f"stopped by {trainer.stop.signal.name} after update {trainer.state.global_step}; go on: --resume"
-        )
-        raise SystemExit(128 + trainer.stop.signal)
-    trainer.check_weights()
-    if trainer.evaluator is not None:
-        trainer.evaluate()
-
-
-def save(
-    trainer: DistillationTrainer, args: argparse.Namespace, place: Destination, types: set[torch.dtype]
-) -> None:
-    """Save in OUT.partial, and move the folder into place in one step; a run killed here can be resumed."""
-    whole = trainer.whole_model()
-    if whole is not None:
-        work = place.work
-        remove(place.draft)  # what a killed run left
-        save_with_card(finished(whole, args, work, types), place.draft, args.student, codes([args.languages]))
-        (place.draft / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
-        if (work / "runs").is_dir():  # TensorBoard's, where transformers writes; a resumed run adds to them
-            shutil.copytree(work / "runs", place.draft / "runs")
-        place.finish(place.draft)
-        print(f"saved: {args.out}{scores(trainer, codes([args.languages]))}")
-    trainer.accelerator.wait_for_everyone()
-
-
-def rows(args: argparse.Namespace, languages: list[str]) -> tuple[Dataset | ParallelStream, Dataset | None]:
-    """(training rows, held-out rows or None).
-
-    Raises:
-        ValueError: as `load_parallel` and `ParallelStream`; more held out than half of the corpus, or
-            rows to hold out of a stream.
-    """
-    options = {"images": args.images, "outside_images": args.outside_images}
-    if args.eval_corpus:
-        held_out = load_parallel(args.eval_corpus, languages, **options)
-    if args.stream:
-        if args.eval_rows and not args.eval_corpus:
-            raise ValueError("--stream sees its rows as it goes: pass --eval-corpus FILE, or --eval-rows 0")
-        stream = ParallelStream(args.corpus, languages, seed=args.seed, **options)
-        return stream, held_out if args.eval_corpus else None
-    data = load_parallel(args.corpus, languages, **options)
-    return (data, held_out) if args.eval_corpus else split(data, args.eval_rows, args.seed)
-
-
-def prepare(student: SentenceTransformer, args: argparse.Namespace) -> set[torch.dtype]:
-    """Decide which parameters learn, in fp32; returns the types that they had.
-
-    At a rate of 1e-5 an update is lost in the 8 bits of bf16.
-    """
-    types = {p.dtype for p in student.parameters()}
-    if args.keep_adapter and args.dora and student[0].config.model_type != "phi3_v":
-        raise ValueError(
-            "--keep-adapter --dora: transformers drops the magnitudes of DoRA when it loads a "
-            f"{student[0].config.model_type} with an adapter; leave --keep-adapter out"
-        )
-    if args.lora:
-        student.add_adapter(
-            lora_config(
-                student[0].config.model_type,
-                rank=args.lora,
-                alpha=2 * args.lora,
-                dora=args.dora,
-                vision=args.train_vision,
+    def build_trainer(self) -> tuple[DistillationTrainer, set[torch.dtype]]:
+        """The trainer, ready to start, and the dtypes that the student's weights had."""
+        arguments, training = self.arguments, self.training
+        with training.main_process_first():
+            train_rows, held_out = load_rows(arguments, training)
+        set_seed(training.seed)
+        self.start_model = build_start(arguments, self.place.work, training)
+        student = SentenceTransformer(self.start_model)
+        dtypes = set_trainable(student, arguments, bf16=training.bf16)
+        # A student that learns an adapter only is its own teacher, with the adapter disabled.
+        own_teacher = arguments.lora_rank and not arguments.teacher
+        teacher = None if own_teacher else SentenceTransformer(arguments.teacher or self.start_model)
+        loss = build_loss(student, teacher, arguments)
+        evaluator = None
+        if held_out is not None:
+            evaluator = parallel_evaluator(
+                held_out,
+                arguments.languages,
+                teacher or student,
+                batch_size=training.per_device_train_batch_size,
             )
+        optimizer = None
+        if arguments.muon_learning_rate:
+            optimizer = Muon(student.named_parameters(), arguments.muon_learning_rate, training.learning_rate)
+        trainer = DistillationTrainer(
+            student,
+            training,
+            train_dataset=train_rows,
+            loss=loss,
+            evaluator=evaluator,
+            languages=arguments.languages,
+            image_size=arguments.image_size,
+            batches=build_batch_sampler(arguments, training, train_rows, loss),
+            # transformers builds AdamW where there is no optimizer, and always the schedule.
+            optimizers=(optimizer, None),
         )
-    elif not args.train_vision:
-        for name, parameter in student.named_parameters():
-            if VISION.search(name):
-                parameter.requires_grad_(False)
-    if types != {torch.float32}:
-        for parameter in student.parameters():
-            if parameter.requires_grad or not args.bf16:
-                parameter.data = parameter.data.float()
-    return types
+        return trainer, dtypes
+
+    def train(self, trainer: DistillationTrainer) -> None:
+        """Train to the end, from a checkpoint if the run resumes, and evaluate.
+
+        Raises:
+            SystemExit: a signal stopped the run, after a checkpoint.
+        """
+        checkpoint = None
+        if self.resumes:
+            requested = str(self.training.resume_from_checkpoint)
+            last = last_whole_checkpoint(self.place.work)
+            checkpoint = (str(last) if last else None) if requested.lower() == "true" else requested
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.stop.signal is not None:
+            print(
+                f"stopped by {trainer.stop.signal.name} after update {trainer.state.global_step}; to continue: "
+                "--resume-from-checkpoint true"
+            )
+            raise SystemExit(128 + trainer.stop.signal)
+        trainer.check_weights()
+        if trainer.evaluator is not None:
+            trainer.evaluate()
+
+    def save(self, trainer: DistillationTrainer, dtypes: set[torch.dtype]) -> None:
+        """Save in OUT.partial, and move the folder into place; a run that is killed here can be resumed."""
+        whole = trainer.whole_model()
+        if whole is not None:
+            arguments, work, draft = self.arguments, self.place.work, self.place.draft
+            remove(draft)  # left by a killed run
+            student = self.finalize(whole, dtypes)
+            save_with_card(student, draft, arguments.student, arguments.languages)
+            log = json.dumps(trainer.state.log_history, indent=1)
+            (draft / "training_log.json").write_text(log + "\n")
+            if (work / "runs").is_dir():  # TensorBoard's logs, where transformers writes them
+                shutil.copytree(work / "runs", draft / "runs")
+            self.place.finish(draft)
+            print(f"saved: {self.place.named}{score_summary(trainer, arguments.languages)}")
+        trainer.accelerator.wait_for_everyone()
+
+    def finalize(self, student: SentenceTransformer, dtypes: set[torch.dtype]) -> SentenceTransformer:
+        """Merge the adapter unless it is kept, and cast the weights back to their dtype."""
+        if self.arguments.keep_adapter:
+            return student
+        if self.arguments.lora_rank:
+            merge_adapter(student, self.start_model, self.place.work)
+        return student.to(next(iter(dtypes))) if len(dtypes) == 1 else student
 
 
-def ordered(
-    arguments: SentenceTransformerTrainingArguments,
-    args: argparse.Namespace,
-    train_rows: Dataset | ParallelStream,
-    languages: list[str],
-    loss: MultilingualDistillationLoss,
-) -> TokenBudgetBatches | None:
-    """The batches of --tokens-per-batch, if it is given; sets the number of updates for a stream.
-
-    Raises:
-        ValueError: fewer rows than an update needs; --tokens-per-batch for a stream.
-    """
-    an_update = args.batch_size * args.accumulation * arguments.world_size
-    if isinstance(train_rows, ParallelStream):
-        if args.tokens_per_batch:
-            raise ValueError("--tokens-per-batch sorts rows beforehand; a stream takes --batch-size alone")
-        if args.steps < 0:
-            arguments.max_steps = max(round(args.epochs * train_rows.rows / an_update), 1)
-        return None
-    if len(train_rows) < an_update and args.accumulation * arguments.world_size > 1:
-        raise ValueError(
-            f"an update takes {args.batch_size} rows x --accumulation {args.accumulation} x "
-            f"{arguments.world_size} processes, and {len(train_rows)} rows are there; lower one of them"
-        )
-    if not args.tokens_per_batch:
-        return None
-    shared = loss.shares_prefix
-    costs = row_costs(train_rows, languages, loss.model, image_size=args.image_size, shared=shared)
-    budget = args.tokens_per_batch
-    return TokenBudgetBatches(train_rows["id"], costs, budget=budget, most=args.batch_size, seed=args.seed)
-
-
-def muon(student: SentenceTransformer, args: argparse.Namespace) -> Muon | None:
-    """The optimizer that --muon asks for."""
-    return Muon(student.named_parameters(), args.muon, args.learning_rate) if args.muon else None
-
-
-def finished(
-    student: SentenceTransformer, args: argparse.Namespace, work: Path, types: set[torch.dtype]
-) -> SentenceTransformer:
-    """What is saved: adapters merged unless they are kept, weights in the type that they came in."""
-    whole = student if args.keep_adapter else merged(student, args, work)
-    return whole.to(next(iter(types))) if len(types) == 1 and not args.keep_adapter else whole
-
-
-def merged(student: SentenceTransformer, args: argparse.Namespace, work: Path) -> SentenceTransformer:
-    """The student with its adapter, if it has one, merged into the weights; the same object."""
-    if not args.lora:
-        return student
-    student[0].model.save_pretrained(work / "adapter")
-    start = SentenceTransformer(args.start or args.student)
-    if any(p.dtype != torch.float32 for p in start.parameters()):
-        start.float()  # a merge in bf16 loses what was learnt
-    whole = PeftModel.from_pretrained(start[0].model, str(work / "adapter")).merge_and_unload()
-    student[0].model = whole.to(student.device)
-    return student
-
-
-def split(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | None]:
+def load_rows(
+    arguments: DistillArguments, training: SentenceTransformerTrainingArguments
+) -> tuple[Dataset | ParallelStream, Dataset | None]:
     """(training rows, held-out rows or None).
 
     Raises:
-        ValueError: when more is held out than half of the corpus.
+        ValueError: see `load_parallel` and `ParallelStream`; more than half of the corpus is held out;
+            rows are held out of a stream.
+    """
+    # Rank 0 alone opens the images: on a shared disk, every file would be opened once per process.
+    options = {
+        "images": arguments.images,
+        "outside_images": arguments.outside_images,
+        "check_images": arguments.check_images and training.process_index == 0,
+    }
+    languages, held_out = arguments.languages, None
+    if arguments.eval_corpus:
+        held_out = load_parallel(arguments.eval_corpus, languages, **options)
+    if arguments.stream:
+        if arguments.eval_rows and not arguments.eval_corpus:
+            raise ValueError("--stream reads its rows while training: pass --eval-corpus FILE, or --eval-rows 0")
+        del options["check_images"]
+        return ParallelStream(arguments.corpus, languages, seed=training.seed, **options), held_out
+    data = load_parallel(arguments.corpus, languages, **options)
+    return (data, held_out) if arguments.eval_corpus else split_rows(data, arguments.eval_rows, training.seed)
+
+
+def split_rows(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | None]:
+    """(training rows, held-out rows or None).
+
+    Raises:
+        ValueError: more than half of the corpus is held out.
     """
     if not held_out:
         return data, None
     if not 0 < held_out <= len(data) // 2:
-        raise ValueError(
-            f"--eval-rows {held_out}: the corpus has {len(data)} rows; hold out at most half, or 0"
-        )
+        raise ValueError(f"--eval-rows {held_out}: the corpus has {len(data)} rows; hold out at most half, or 0")
     parts = data.train_test_split(test_size=held_out, seed=seed)
     return parts["train"], parts["test"]
+
+
+def set_trainable(student: SentenceTransformer, arguments: DistillArguments, *, bf16: bool) -> set[torch.dtype]:
+    """Choose which parameters learn, in fp32; returns the dtypes that they had.
+
+    bf16 has 8 bits of precision: updates at a learning rate of 1e-5 would be lost.
+    """
+    dtypes = {p.dtype for p in student.parameters()}
+    family = student[0].config.model_type
+    if arguments.keep_adapter and arguments.dora and family != "phi3_v":
+        raise ValueError(
+            f"--keep-adapter --dora: transformers drops the magnitudes of DoRA when it loads a {family} with "
+            "an adapter; leave --keep-adapter out"
+        )
+    if rank := arguments.lora_rank:
+        config = lora_config(
+            family,
+            rank=rank,
+            alpha=arguments.lora_alpha or 2 * rank,
+            dropout=arguments.lora_dropout,
+            dora=arguments.dora,
+            vision=arguments.train_vision,
+        )
+        student.add_adapter(config)
+    elif not arguments.train_vision:
+        for name, parameter in student.named_parameters():
+            if VISION.search(name):
+                parameter.requires_grad_(False)
+    if dtypes != {torch.float32}:
+        for parameter in student.parameters():
+            if parameter.requires_grad or not bf16:
+                parameter.data = parameter.data.float()
+    return dtypes
+
+
+def build_loss(
+    student: SentenceTransformer, teacher: SentenceTransformer | None, arguments: DistillArguments
+) -> MultilingualDistillationLoss:
+    """The loss of the options."""
+    return MultilingualDistillationLoss(
+        student,
+        teacher,
+        image_part=arguments.image_part,
+        distance_metric=arguments.distance_metric,
+        english_weight=arguments.english_weight,
+        similarity_weight=arguments.similarity_weight,
+        temperature=TEMPERATURE if arguments.temperature is None else arguments.temperature,
+        matryoshka_dims=arguments.matryoshka_dims,
+        cache=arguments.cache,
+        projection=arguments.projection,
+    )
+
+
+def build_batch_sampler(
+    arguments: DistillArguments,
+    training: SentenceTransformerTrainingArguments,
+    rows: Dataset | ParallelStream,
+    loss: MultilingualDistillationLoss,
+) -> TokenBudgetBatches | None:
+    """The batches of `tokens_per_batch`, if it is set. For a stream, set the number of updates.
+
+    Raises:
+        ValueError: the corpus has fewer rows than one update needs; `tokens_per_batch` with a stream.
+    """
+    batch_size, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    rows_per_update = batch_size * steps * training.world_size
+    if isinstance(rows, ParallelStream):
+        if arguments.tokens_per_batch:
+            raise ValueError(
+                "--tokens-per-batch sorts rows beforehand; with --stream, set --per-device-train-batch-size"
+            )
+        if training.max_steps < 0:
+            training.max_steps = max(round(training.num_train_epochs * rows.rows / rows_per_update), 1)
+        return None
+    if len(rows) < rows_per_update and steps * training.world_size > 1:
+        raise ValueError(
+            f"an update takes {batch_size} rows x --gradient-accumulation-steps {steps} x "
+            f"{training.world_size} processes, and the corpus has {len(rows)} rows; lower one of them"
+        )
+    if not arguments.tokens_per_batch:
+        return None
+    costs = row_costs(rows, arguments.languages, loss.model, image_size=arguments.image_size, shared=loss.shares_prefix)
+    return TokenBudgetBatches(
+        rows["id"], costs, budget=arguments.tokens_per_batch, max_rows=batch_size, seed=training.seed
+    )
+
+
+def merge_adapter(student: SentenceTransformer, start: str, folder: Path) -> None:
+    """Merge the student's adapter into the weights of its starting model, in fp32 and in place."""
+    student[0].model.save_pretrained(folder / "adapter")
+    base = SentenceTransformer(start)
+    if any(p.dtype != torch.float32 for p in base.parameters()):
+        base.float()  # a merge in bf16 loses what was learned
+    whole = PeftModel.from_pretrained(base[0].model, str(folder / "adapter")).merge_and_unload()
+    student[0].model = whole.to(student.device)

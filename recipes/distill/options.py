@@ -1,224 +1,202 @@
-"""The options of `recipes.distill`, from the command line and from a file."""
+"""The options of `distill`: its own, and all of sentence-transformers' training arguments."""
 
-import argparse
 import dataclasses
 import hashlib
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from xvlm2vec_st.building.builder import check_folder
-from xvlm2vec_st.utils.folders import expanded
 from xvlm2vec_st.utils.peft_version import check_peft
 
-from ..shared import command
-from ..shared.command import codes
-from .config_file import config_words
+from ..shared.command import parse_languages
 
-FLAG = argparse.BooleanOptionalAction
-# What says how a run is started, not what it is.
-OF_THE_START = ("config", "out", "resume", "overwrite", "start")
-# What names a model: a folder, or a Hub id.
-MODELS = ("student", "teacher", "adapter")
-# What may be another when a run goes on, for no weight depends on it; and texts, for rows are mended.
-MAY_CHANGE = ("cache", "workers", "logging_steps", "save_steps", "report_to", "gradient_checkpointing")
-MAY_CHANGE += ("corpus_digests",)
-# What does nothing without another option.
-NEEDS = {"dora": "lora", "keep_adapter": "lora", "temperature": "similarity"}
 TEMPERATURE = 0.05
+# Options that name a model: a folder or a Hub id.
+MODELS = ("student", "teacher", "adapter")
+# Options that do nothing without another one.
+NEEDS = {
+    "dora": "lora_rank",
+    "keep_adapter": "lora_rank",
+    "lora_alpha": "lora_rank",
+    "lora_dropout": "lora_rank",
+    "temperature": "similarity_weight",
+}
 
 
-def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """All options, by theme."""
-    parser = command.parser_of(description, allow_abbrev=False)
-    parser.add_argument(
-        "--config", type=expanded, help="a YAML file of options, which the command line overrides"
-    )
-    models(parser.add_argument_group("models").add_argument)
-    corpus(parser.add_argument_group("corpus").add_argument)
-    method(parser.add_argument_group("method").add_argument)
-    training(parser.add_argument_group("training").add_argument)
-    parser.set_defaults(start=None)
-    return parser
+def option(text: str, **kwargs: Any) -> Any:
+    """A dataclass field with a help text."""
+    return field(metadata={"help": text}, **kwargs)
 
 
-def models(add: Any) -> None:
-    """What learns from what."""
-    folder = {"type": os.path.expanduser}
-    add(
-        "--student",
-        required=True,
-        **folder,
-        help="the English embedder to start from: folder or Hub id, raw or built",
+@dataclass
+class DistillArguments:
+    """What the student learns, and from what. `distill` takes it beside the training arguments.
+
+    Raises:
+        ValueError: an option that does nothing without another one; options that contradict each other;
+            a model's folder that is missing; LoRA with versions of transformers and peft that do not work
+            together.
+
+    >>> DistillArguments(student="owner/name", corpus=["parallel.jsonl"], languages=["it,es"]).languages
+    ['it', 'es']
+    """
+
+    _argument_group_name: ClassVar[str] = "distillation"
+
+    student: str = option("the English embedder to start from: folder or Hub id, raw or built")
+    corpus: list[str] = option("JSON Lines files: id, image, en, and one column per language")
+    languages: list[str] = option("target languages: it es fr de, or it,es,fr,de")
+    adapter: str | None = option("LoRA or DoRA to merge into the student first: folder or Hub id", default=None)
+    num_crops: int | None = option("Phi-3.5-vision: maximum tiles per image, plus the global view", default=None)
+    teacher: str | None = option("default: the model that the student starts from, as in the paper", default=None)
+    projection: bool = option(
+        "allow a teacher of another width or pooling: learn a linear layer into its space", default=False
     )
-    add("--adapter", **folder, help="LoRA or DoRA to merge into the student first: folder or Hub id")
-    add("--num-crops", type=int, help="phi3_v: tiles an image at most, beside the whole")
-    add("--teacher", **folder, help="where targets come from; default: the student's start, as in the paper")
-    add(
-        "--projection",
-        action=FLAG,
-        default=False,
-        help="a teacher of another width or pooling: learn a layer to its space",
+    cache: str | None = option("folder that keeps the teacher's targets for later epochs and runs", default=None)
+    images: str | None = option(
+        "folder, zip, tar or parquet file of the images; default: the corpus' folder", default=None
     )
-    add("--cache", type=expanded, help="a folder that keeps the teacher's targets, for later epochs and runs")
-    add("--out", type=expanded, required=True, help="the new folder")
-    add("--overwrite", action="store_true", help="replace OUT, and drop an unfinished run")
-    add("--resume", action="store_true", help="go on with the unfinished run in OUT.partial")
+    outside_images: bool = option(
+        "accept image paths that leave this folder: '..', absolute paths, links", default=False
+    )
+    check_images: bool = option("open every image before training starts", default=True)
+    image_size: int | None = option(
+        "resize training images to squares of this many pixels; default: keep their size", default=None
+    )
+    stream: bool = option("read the corpus while training, for corpora larger than memory", default=False)
+    eval_rows: int = option("rows held out for evaluation; 0: none", default=200)
+    eval_corpus: str | None = option("file of held-out rows, instead of --eval-rows", default=None)
+    image_part: bool = option("add the image-part terms (the paper's L') to the loss", default=False)
+    distance_metric: Literal["mse", "cosine"] = option("the paper's is mse", default="mse")
+    english_weight: float = option("weight of the English term; the translations have the rest", default=0.5)
+    similarity_weight: float = option("weight of the KL term over the batch's similarities", default=0.0)
+    temperature: float | None = option(
+        f"of the similarities, with --similarity-weight; default: {TEMPERATURE}", default=None
+    )
+    matryoshka_dims: list[int] = option("train these leading dimensions too: 3072 512 128", default_factory=list)
+    lora_rank: int | None = option("train a LoRA on the language model; default: all weights but vision", default=None)
+    lora_alpha: int | None = option("default: twice the rank", default=None)
+    lora_dropout: float = option("dropout on the LoRA's input", default=0.0)
+    dora: bool = option("train weight-decomposed LoRA", default=False)
+    keep_adapter: bool = option("save the adapter, not the merged weights", default=False)
+    train_vision: bool = option("train, or adapt, the vision tower and projector too", default=False)
+    tokens_per_batch: int | None = option(
+        "maximum tokens per device and step; the batch size still caps the rows", default=None
+    )
+    muon_learning_rate: float | None = option(
+        "use Muon at this rate for hidden matrices, Adam for the rest", default=None
+    )
+    overwrite: bool = option("replace the output folder, and drop an unfinished run", default=False)
+
+    def __post_init__(self) -> None:
+        for name in (*MODELS, "cache", "images", "eval_corpus"):
+            if getattr(self, name) is not None:
+                setattr(self, name, os.path.expanduser(getattr(self, name)))
+        self.corpus = [os.path.expanduser(path) for path in self.corpus]
+        self.languages = parse_languages(self.languages)
+        if self.lora_rank:
+            check_peft("--lora-rank")
+        for name in MODELS:
+            check_folder(getattr(self, name))
+        if self.muon_learning_rate == 0:
+            raise ValueError("--muon-learning-rate 0.0: pass a rate above 0, or leave it out")
+        for name, other in NEEDS.items():
+            if getattr(self, name) and not getattr(self, other):
+                raise ValueError(f"{dashed(name)} does nothing without {dashed(other)}; pass both, or leave it out")
+        if self.keep_adapter and (self.adapter or self.num_crops):
+            raise ValueError(
+                "--keep-adapter: the saved adapter names its base folder, and --adapter and --num-crops build "
+                "a temporary one; build it first (xvlm2vec build STUDENT START --adapter …), and pass "
+                "--student START"
+            )
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether rows are held out."""
+        return bool(self.eval_rows or self.eval_corpus)
+
+    @property
+    def corpus_files(self) -> list[Path]:
+        """All files of rows, the held-out ones last."""
+        return [Path(path) for path in (*self.corpus, *([self.eval_corpus] if self.eval_corpus else ()))]
 
 
-def corpus(add: Any) -> None:
-    """What is learnt from."""
-    add(
-        "--corpus",
-        type=expanded,
-        nargs="+",
-        required=True,
-        help="JSON lines: id, image, en, a column a language",
-    )
-    add("--languages", nargs="+", required=True, metavar="LANGUAGE", help="as in it,es,fr,de, or it es fr de")
-    add(
-        "--images",
-        type=expanded,
-        help="folder, zip, tar or parquet of the images; default: the corpus' folder",
-    )
-    add(
-        "--outside-images",
-        action=FLAG,
-        default=False,
-        help="take rows' images that lie outside that folder, by '..', an absolute path or a link",
-    )
-    add("--image-size", type=int, help="pixels of both sides in training; default: images as they are")
-    add(
-        "--stream",
-        action=FLAG,
-        default=False,
-        help="read the corpus as it goes: larger than memory; needs --steps or --epochs",
-    )
-    add("--eval-rows", type=int, default=200, help="rows held out for the evaluation; 0: none")
-    add("--eval-corpus", type=expanded, help="a file of held-out rows, instead of --eval-rows")
-
-
-def method(add: Any) -> None:
-    """What is asked of the student."""
-    add("--variant", choices=("main", "image"), default="main", help="METHOD's L, or L' with image parts")
-    add("--form", choices=("mse", "cosine"), default="mse", help="of the error; the paper's is mse")
-    add("--english-weight", type=float, default=0.5, help="of the English; the translations have the rest")
-    add("--similarity", type=float, default=0.0, help="weight of the batch's similarities as a further term")
-    add("--temperature", type=float, help=f"of --similarity; default: {TEMPERATURE}")
-    add("--dims", default="", help="Matryoshka: leading dimensions, as in 3072,512,128")
-    add(
-        "--lora", type=int, metavar="RANK", help="train a LoRA on the language model; default: all but vision"
-    )
-    add("--dora", action=FLAG, default=False, help="with --lora: weight-decomposed")
-    add(
-        "--keep-adapter", action=FLAG, default=False, help="with --lora: save the adapter, not merged weights"
-    )
-    add(
-        "--train-vision",
-        action=FLAG,
-        default=False,
-        help="train the vision tower and projector too, or adapt them",
-    )
-
-
-def training(add: Any) -> None:
-    """How the weights get there."""
-    add("--batch-size", type=int, default=32, help="rows a step and device; lower it when memory runs out")
-    add(
-        "--tokens-per-batch", type=int, help="at most so many tokens a step and device; --batch-size rows too"
-    )
-    add(
-        "--accumulation",
-        type=int,
-        default=1,
-        help="steps a weight update; raise it as the batch gets smaller",
-    )
-    add("--epochs", type=float, default=1.0)
-    add("--steps", type=int, default=-1, help="weight updates; overrides --epochs")
-    add("--learning-rate", type=float, default=1e-5)
-    add("--muon", type=float, metavar="RATE", help="Muon at this rate for hidden matrices, Adam for the rest")
-    add("--warmup", type=int, default=0, help="updates until the full learning rate; cosine decay after")
-    add("--weight-decay", type=float, default=0.0)
-    add("--max-grad-norm", type=float, default=0.3)
-    add(
-        "--bf16",
-        action=FLAG,
-        default=False,
-        help="autocast; weights that learn, and the loss, are fp32 all the same",
-    )
-    add("--gradient-checkpointing", action=FLAG, default=False, help="less memory, a third more time")
-    add("--workers", type=int, default=0, help="processes that open images, a device")
-    add("--eval-steps", type=int, default=0, help="updates between evaluations; 0: at the end only")
-    add(
-        "--best",
-        action=FLAG,
-        default=False,
-        help="keep the evaluated checkpoint with the best mean over the languages",
-    )
-    add("--save-steps", type=int, default=500, help="updates between checkpoints")
-    add("--logging-steps", type=int, default=20)
-    add("--report-to", default=watcher(), help="tensorboard, wandb, …; default: tensorboard where installed")
-    add("--seed", type=int, default=0)
-
-
-def watcher() -> str:
+def default_report_to() -> str:
     """TensorBoard where it is installed."""
     return "tensorboard" if find_spec("tensorboard") or find_spec("tensorboardX") else "none"
 
 
-def parse(argv: Sequence[str] | None, words: Sequence[str], description: str | None) -> argparse.Namespace:
-    """The options of a command line; `words` is what it is when `argv` is None.
+@dataclass
+class DistillTrainingArguments(SentenceTransformerTrainingArguments):
+    """sentence-transformers' training arguments, with the paper's defaults.
+
+    `output_dir` is the finished folder; checkpoints lie in OUTPUT_DIR.partial until then.
+    """
+
+    _argument_group_name: ClassVar[str] = "training (SentenceTransformerTrainingArguments)"
+
+    output_dir: str = option("the new folder")
+    per_device_train_batch_size: int = option("rows per step and device", default=32)
+    num_train_epochs: float = option("passes over the corpus", default=1.0)
+    learning_rate: float = option("peak learning rate", default=1e-5)
+    lr_scheduler_type: str = option("schedule after the warm-up", default="cosine")
+    max_grad_norm: float = option("gradient clipping", default=0.3)
+    logging_steps: float = option("updates between log entries", default=20)
+    save_total_limit: int | None = option("checkpoints that are kept", default=2)
+    seed: int = option("of the data order, held-out rows and adapter weights", default=0)
+    report_to: str = option("tensorboard, wandb, … or none", default_factory=default_report_to)
+    # transformers hides the bar where its warnings are off.
+    disable_tqdm: bool | None = option("no progress bars", default=False)
+
+    def __post_init__(self) -> None:
+        if self.eval_steps and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            self.eval_strategy = "steps"
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "sequential_score", True
+        # The reentrant kind breaks on frozen inputs. transformers 5.23 renamed the two options.
+        names = {each.name for each in dataclasses.fields(SentenceTransformerTrainingArguments)}
+        if self.gradient_checkpointing and "activation_checkpointing" in names:
+            self.activation_checkpointing, self.gradient_checkpointing = True, None
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if getattr(self, name, None) and getattr(self, f"{name}_kwargs") is None:
+                setattr(self, f"{name}_kwargs", {"use_reentrant": False})
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
+
+
+# The training arguments that decide the weights: a resumed run must have the same.
+FIXED = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "optim"),
+    *("optim_args", "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "tf32", "seed"),
+    *("data_seed", "full_determinism", "learning_rate_mapping", "load_best_model_at_end"),
+    *("metric_for_best_model", "greater_is_better", "eval_steps", "eval_strategy"),
+)
+# Our own options that may change: no weight depends on them.
+FREE = ("cache", "check_images", "overwrite")
+
+
+def check_pair(arguments: DistillArguments, training: SentenceTransformerTrainingArguments) -> None:
+    """Check options of both kinds against each other.
 
     Raises:
-        ValueError: as `config_words` and `check`.
+        ValueError: evaluations without held-out rows.
     """
-    given = list(words if argv is None else argv)
-    parser = parser_of(description)
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    known.add_argument("--config", type=expanded)
-    config = known.parse_known_args(given)[0].config
-    args = parser.parse_args([*(config_words(config, parser) if config else []), *given])
-    args.languages = ",".join(codes(args.languages))
-    check(args)
-    args.temperature = TEMPERATURE if args.temperature is None else args.temperature
-    return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Refuse options that would do nothing, or another thing than they say.
-
-    Raises:
-        ValueError: an option without the one that it is for; --keep-adapter of a start
-            that is built for this run alone; a model's folder that is not there; --lora with versions of
-            transformers and peft that do not work together.
-    """
-    if args.lora:
-        check_peft("--lora")
-    for name in MODELS:
-        check_folder(getattr(args, name))
-    if args.muon == 0:
-        raise ValueError(f"--muon {args.muon}: pass a rate above 0, or leave it out")
-    for name, other in NEEDS.items():
-        if getattr(args, name) not in (None, False) and not getattr(args, other):
-            raise ValueError(
-                f"{dashed(name)} does nothing without {dashed(other)}; pass that too, or leave it out"
-            )
-    if args.eval_steps and not (args.eval_rows or args.eval_corpus):
+    if training.eval_strategy != "no" and not arguments.evaluates:
         raise ValueError(
-            f"--eval-steps {args.eval_steps} with --eval-rows 0: no rows to evaluate on; hold some out, pass "
-            "--eval-corpus FILE, or --eval-steps 0"
-        )
-    if args.keep_adapter and (args.adapter or args.num_crops):
-        raise ValueError(
-            "--keep-adapter: a kept adapter names the folder that it is for, and --adapter and --num-crops "
-            "make one that goes when the run ends; build it first (python -m xvlm2vec_st build STUDENT START "
-            "--adapter …), and pass --student START"
+            f"--eval-steps {training.eval_steps:g} with --eval-rows 0: no rows to evaluate on; hold some out, "
+            "pass --eval-corpus FILE, or leave --eval-steps out"
+            if training.eval_steps
+            else f"--eval-strategy {training.eval_strategy.value} with --eval-rows 0: no rows to evaluate on"
         )
 
 
@@ -231,25 +209,27 @@ def dashed(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def settings(args: argparse.Namespace, processes: int) -> dict[str, Any]:
-    """The options and rows that make a run what it is, as JSON takes them; a path in one spelling."""
+def run_settings(arguments: DistillArguments, training: SentenceTransformerTrainingArguments) -> dict[str, Any]:
+    """The options and rows that decide a run's weights, as JSON values; each path in one spelling."""
+    settings = {key: value for key, value in vars(arguments).items() if key not in FREE}
+    for key in (*MODELS, "images", "eval_corpus"):
+        if settings[key] and Path(settings[key]).exists():
+            settings[key] = str(Path(settings[key]).resolve())
+    settings["corpus"] = [str(Path(path).resolve()) for path in arguments.corpus]
+    values = training.to_dict()
+    settings |= {key: values[key] for key in FIXED if key in values}
+    rows, digests = zip(*map(count_rows, arguments.corpus_files), strict=True)
+    return settings | {
+        "processes": training.world_size,
+        "corpus_rows": [*rows],
+        "corpus_digests": [*digests],
+    }
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(each) for each in value]
-        return str(value.resolve()) if isinstance(value, Path) else value
 
-    told = {key: plain(value) for key, value in vars(args).items() if key not in OF_THE_START}
-    told |= {key: str(Path(told[key]).resolve()) for key in MODELS if told[key] and Path(told[key]).is_dir()}
-    files = [*args.corpus, *([args.eval_corpus] if args.eval_corpus else [])]
-    rows, digests = zip(*map(contents, files), strict=True)
-    return told | {"processes": processes, "corpus_rows": [*rows], "corpus_digests": [*digests]}
+def count_rows(path: Path) -> tuple[int, str]:
+    """(rows, digest) of a corpus file; (0, …) for a missing file, which is reported later.
 
-
-def contents(path: Path) -> tuple[int, str]:
-    """(rows, digest) of a corpus file; of one that is missing, which is told later, nothing.
-
-    The number of rows decides their order in training; texts may be mended in between.
+    The number of rows decides the order in training; texts may be corrected between two runs.
     """
     rows, digest = 0, hashlib.blake2b(digest_size=16)
     with path.open("rb") if path.is_file() else io.BytesIO() as file:
@@ -259,43 +239,8 @@ def contents(path: Path) -> tuple[int, str]:
     return rows, digest.hexdigest()
 
 
-def training_arguments(args: argparse.Namespace, work: Path) -> SentenceTransformerTrainingArguments:
-    """The host's training arguments."""
-    evaluate = bool(args.eval_steps and (args.eval_rows or args.eval_corpus))
-    more: dict[str, Any] = {}
-    if args.gradient_checkpointing:
-        names = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments)}
-        name = "activation_checkpointing"  # newer hosts call it so, and warn of the older name
-        name = name if name in names else "gradient_checkpointing"
-        more = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-    if args.best:
-        if not evaluate or args.save_steps % args.eval_steps:
-            raise ValueError(
-                f"--best needs --eval-steps that divide --save-steps {args.save_steps}, got {args.eval_steps}"
-            )
-        more |= {"load_best_model_at_end": True, "metric_for_best_model": "sequential_score"}
-        more |= {"greater_is_better": True}
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=args.epochs,
-        max_steps=args.steps,
-        per_device_train_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.accumulation,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=args.warmup,
-        weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm,
-        bf16=args.bf16,
-        dataloader_num_workers=args.workers,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=args.eval_steps or None,
-        save_steps=args.save_steps,
-        save_total_limit=2,
-        logging_steps=args.logging_steps,
-        seed=args.seed,
-        report_to=args.report_to,
-        disable_tqdm=False,  # else transformers takes the bar away where its warnings are off
-        use_cpu=not torch.accelerator.is_available(),
-        **more,
-    )
+def split_fields(values: dict[str, Any], kinds: Sequence[type]) -> list[dict[str, Any]]:
+    """The values of each dataclass of `kinds`."""
+    return [
+        {each.name: values[each.name] for each in dataclasses.fields(kind) if each.name in values} for kind in kinds
+    ]

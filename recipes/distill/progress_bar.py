@@ -1,4 +1,4 @@
-"""The bar of a training run."""
+"""The progress bar of a training run."""
 
 from typing import Any
 

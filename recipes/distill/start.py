@@ -1,6 +1,5 @@
-"""How `recipes.distill` begins: what it refuses, what it goes on with, and where the student starts."""
+"""How a run of `distill` begins: what it refuses, what it resumes, and the student's starting point."""
 
-import argparse
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +10,9 @@ from typing import Any
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from xvlm2vec_st import build
-from xvlm2vec_st.utils.folders import DRAFT, NOTE, Destination, remove, write_note
+from xvlm2vec_st.utils.folders import DRAFT, NOTE, Destination, remove
 
-from .options import MAY_CHANGE, MODELS, dashed
+from .options import MODELS, DistillArguments, dashed
 
 logger = logging.getLogger(__name__)
 
@@ -21,98 +20,100 @@ logger = logging.getLogger(__name__)
 EARLY = ("start", "start.*", ".start.*", DRAFT)
 
 
-def destination(args: argparse.Namespace) -> Destination:
-    """OUT and OUT.partial."""
-    return Destination(args.out, overwrite=args.overwrite, again="pass --resume")
+def run_destination(out: str, arguments: DistillArguments) -> Destination:
+    """The output folder, and OUT.partial beside it."""
+    return Destination(
+        out,
+        overwrite=arguments.overwrite,
+        option="--output-dir",
+        again="pass --resume-from-checkpoint true",
+    )
 
 
-def inputs(args: argparse.Namespace) -> list[tuple[str, str | Path | None]]:
-    """(option, path) of what a run reads or keeps; none of it may lie in what the run replaces."""
-    models = [(dashed(name), getattr(args, name)) for name in MODELS]
-    files = [(dashed(name), getattr(args, name)) for name in ("cache", "images", "eval_corpus")]
+def input_paths(arguments: DistillArguments) -> list[tuple[str, str | Path | None]]:
+    """(option, path) of what a run reads or keeps; none of it may lie in a folder that the run replaces."""
+    models = [(dashed(name), getattr(arguments, name)) for name in MODELS]
+    files = [(dashed(name), getattr(arguments, name)) for name in ("cache", "images", "eval_corpus")]
     local = [(option, name) for option, name in models if name and Path(name).is_dir()]
-    return [*local, *files, *(("--corpus", path) for path in args.corpus)]
+    return [*local, *files, *(("--corpus", path) for path in arguments.corpus)]
 
 
-def check_folders(args: argparse.Namespace, work: Path, settings: dict[str, Any]) -> None:
-    """Refuse to overwrite what is finished or unfinished, and clear it where that is asked for.
+def check_folders(place: Destination, arguments: DistillArguments, settings: dict[str, Any], *, resume: bool) -> None:
+    """Refuse to overwrite a finished or unfinished run; with `overwrite`, drop the unfinished one.
 
     Raises:
-        ValueError: OUT cannot be filled; an unfinished run, or what no run wrote, lies in OUT.partial;
-            nothing, or another run, to resume.
+        ValueError: the output folder cannot be filled; OUT.partial holds an unfinished run or foreign files;
+            there is nothing to resume, or another run.
     """
-    place = destination(args)
-    place.check(inputs(args))
-    if place.check_work(*EARLY) and not args.resume:
-        if not (args.overwrite or place.note() is None):
+    place.check(input_paths(arguments))
+    if place.check_work(*EARLY) and not resume:
+        if not (arguments.overwrite or place.note() is None):
             raise ValueError(
-                f"{work} holds an unfinished run; pass --resume to go on, --overwrite to drop it"
+                f"{place.work} holds an unfinished run; pass --resume-from-checkpoint true to continue it, or "
+                "--overwrite to drop it"
             )
-        remove(work)
-    if args.resume:
-        check_same_run(work, place.note(), settings)
+        remove(place.work)
+    if resume:
+        check_same_run(place.work, place.note(), settings)
 
 
-def before_the_note(name: str) -> bool:
-    """Whether a run writes a file of that name before it says which run it is.
+def is_early_file(name: str) -> bool:
+    """Whether a run writes a file of that name before its note.
 
-    >>> [before_the_note(name) for name in ("start", ".start.7.partial", "checkpoint-5", NOTE)]
+    >>> [is_early_file(name) for name in ("start", ".start.7.partial", "checkpoint-5", NOTE)]
     [True, True, False, False]
     """
     return any(fnmatch(name, pattern) for pattern in EARLY)
 
 
 def check_same_run(work: Path, before: dict[str, Any] | None, settings: dict[str, Any]) -> None:
-    """Refuse to go on with another run; a warning says that texts were edited in their rows.
+    """Refuse to resume another run; log a warning where texts were edited in their rows.
 
     Raises:
-        ValueError: no run is there, or one of other options or another number of rows.
+        ValueError: there is no run, or it has other options or another number of rows.
     """
     if before is None:
-        raise ValueError(f"{work}: no unfinished run to resume; leave --resume out")
-    if changed := [key for key in settings if key not in MAY_CHANGE and settings[key] != before.get(key)]:
+        raise ValueError(f"{work}: no unfinished run to resume; leave --resume-from-checkpoint out")
+    changed = [key for key in settings if key != "corpus_digests" and settings[key] != before.get(key)]
+    if changed:
         listed = ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed)
         raise ValueError(
-            f"{work} was started with other arguments ({listed}); resume with the same, or start anew: "
-            "--overwrite instead of --resume"
+            f"{work} was started with other arguments ({listed}); resume with the same ones, or start again: "
+            "--overwrite instead of --resume-from-checkpoint"
         )
     if settings["corpus_digests"] != before.get("corpus_digests"):
         logger.warning(
-            "the corpus was edited since this run began: as many rows, other texts; it goes on with these"
+            "the corpus was edited since this run began: the same number of rows, other texts; training "
+            "continues with the new texts"
         )
 
 
-def begin(work: Path, settings: dict[str, Any]) -> None:
-    """Say which run OUT.partial is, in one step."""
-    write_note(work, settings)
-
-
 @contextmanager
-def nothing_left(work: Path, process: int) -> Iterator[None]:
-    """Drop what a run has written that ends before it has begun."""
+def remove_unstarted(work: Path, process: int) -> Iterator[None]:
+    """Delete what a run has written if it fails before it has begun."""
     try:
         yield
     except BaseException:
         if process == 0 and work.is_dir() and not (work / NOTE).is_file():
-            for path in filter(lambda path: before_the_note(path.name), list(work.iterdir())):
+            for path in filter(lambda path: is_early_file(path.name), list(work.iterdir())):
                 remove(path)
-            with suppress(OSError):  # not empty: it holds what the run did not write
+            with suppress(OSError):  # not empty: the run did not write all of it
                 work.rmdir()
         raise
 
 
-def start_of(args: argparse.Namespace, work: Path, arguments: SentenceTransformerTrainingArguments) -> str:
-    """Where the student starts: the folder or Hub id asked for, or that with the adapter merged.
+def build_start(arguments: DistillArguments, work: Path, training: SentenceTransformerTrainingArguments) -> str:
+    """Return the model that the student starts from; merge `adapter` into it if there is one.
 
     Raises:
-        ValueError: as `build`.
+        ValueError: see `build`.
     """
-    if not (args.adapter or args.num_crops):
-        return args.student
+    if not (arguments.adapter or arguments.num_crops):
+        return arguments.student
     start = work / "start"
-    with arguments.main_process_first(local=False):
-        if arguments.process_index == 0 and not start.exists():
-            build(args.student, start, adapter=args.adapter, num_crops=args.num_crops)
+    with training.main_process_first(local=False):
+        if training.process_index == 0 and not start.exists():
+            build(arguments.student, start, adapter=arguments.adapter, num_crops=arguments.num_crops)
     if not start.exists():
-        raise ValueError(f"{start} is missing: the first process could not build it, and says why")
+        raise ValueError(f"{start} is missing: the first process could not build it; see its message")
     return str(start)

@@ -62,9 +62,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("models", nargs="+", type=os.path.expanduser, help="folders, or names of mteb")
     what = parser.add_argument_group("what is scored")
     what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")
-    what.add_argument(
-        "--languages", nargs="+", type=three_letters, help="en it es fr de, or eng ita ...; default: all"
-    )
+    what.add_argument("--languages", nargs="+", type=three_letters, help="en it es fr de, or eng ita ...; default: all")
     what.add_argument("--styles", default="plain", help=f"how texts end, of {','.join(STYLES)}")
     how = parser.add_argument_group("how")
     how.add_argument("--out", type=expanded, default=Path("report"), help="the report's folder")

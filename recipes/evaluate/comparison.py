@@ -134,9 +134,7 @@ def markdown(cells: Sequence[Cell]) -> str:
     rows = []
     for name, own in groups.items():
         means = [[cell for cell in own if cell.language == language] for language in languages]
-        rows.append(
-            [name, *(f"{100 * mean_of(m):.1f}" if m else "–" for m in means), f"{100 * overall(own):.1f}"]
-        )
+        rows.append([name, *(f"{100 * mean_of(m):.1f}" if m else "–" for m in means), f"{100 * overall(own):.1f}"])
     parts.append(_table(["mean over tasks, %", *languages, "all"], rows))
     if "en" in languages and languages[1:]:
         rows = [[name, *(_signed(gap(own, lang)) for lang in languages[1:])] for name, own in groups.items()]

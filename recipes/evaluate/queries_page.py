@@ -46,9 +46,7 @@ def queries_page(cells: Sequence[Cell], tasks: Mapping[str, MMMEBRetrieval], out
     hardest, dependent = telling(cells)
     page = _Page(cells, tasks, out)
     lists = {"Hardest queries": hardest, "Queries that depend most on the language": dependent}
-    body = [
-        f"<h1>{title}</h1>{''.join(map(page.query, keys)) or '<p>None.</p>'}" for title, keys in lists.items()
-    ]
+    body = [f"<h1>{title}</h1>{''.join(map(page.query, keys)) or '<p>None.</p>'}" for title, keys in lists.items()]
     style = (
         "body{font:15px sans-serif;margin:2em}section{border-top:1px solid #ccc;padding:.5em 0}"
         "img{max-height:96px;max-width:160px;margin:2px;border:3px solid #ddd;vertical-align:middle}"

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build, lora_config
-from xvlm2vec_st.data.dataset import SOURCE, ParallelCollator
+from xvlm2vec_st.data.collator import ParallelCollator
+from xvlm2vec_st.data.corpus import SOURCE
 
 from ..shared.command import parser_of, run
 from .bench_model import GEOMETRIES, write_checkpoint
@@ -68,8 +69,7 @@ def stock(model: SentenceTransformer) -> Callable[[list], dict[str, Tensor]]:
     """The host's own preprocessing, which shares nothing."""
     plain = super(type(model[0]), model[0]).preprocess
     return lambda given: {
-        key: value.to(model.device) if isinstance(value, Tensor) else value
-        for key, value in plain(given).items()
+        key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in plain(given).items()
     }
 
 
@@ -177,9 +177,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     text = table(["", *HEADER], cells)
     print(text)
     if args.document:
-        command = "python -m recipes.experiments.bench_distill " + " ".join(
-            sys.argv[1:] if argv is None else argv
-        )
+        command = "python -m recipes.experiments.bench_distill " + " ".join(sys.argv[1:] if argv is None else argv)
         replace_section(args.document, f"bench_distill {args.geometry}", stamp(command.strip()) + "\n" + text)
     return cells
 

@@ -47,9 +47,7 @@ def inputs(images: int, texts: int, alone: int, seed: int) -> list[Any]:
     return rows + [text() for _ in range(alone)]
 
 
-def compare(
-    stock: Any, ours: Any, rows: list[Any], *, batch_size: int, repeats: int
-) -> tuple[dict[str, Cost], float]:
+def compare(stock: Any, ours: Any, rows: list[Any], *, batch_size: int, repeats: int) -> tuple[dict[str, Cost], float]:
     """Costs of both routes, and the largest difference of their embeddings."""
     routes = {
         name: lambda model=model: model.encode(rows, batch_size=batch_size, show_progress_bar=False)
@@ -80,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     text = table(["", *HEADER], rows)
     print(text)
     if args.document:
-        command = "python -m recipes.experiments.bench_encode " + " ".join(
-            sys.argv[1:] if argv is None else argv
-        )
+        command = "python -m recipes.experiments.bench_encode " + " ".join(sys.argv[1:] if argv is None else argv)
         replace_section(args.document, f"bench_encode {args.geometry}", stamp(command.strip()) + "\n" + text)
     return rows
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build
-from xvlm2vec_st.data.dataset import ParallelCollator
+from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.phi3v import Phi3VConfig
 
 from ..shared.command import parser_of, run

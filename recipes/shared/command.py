@@ -22,6 +22,12 @@ def parser_of(description: str | None, **kwargs: object) -> argparse.ArgumentPar
     Namespace()
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    add_debug(parser)
+    return parser
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Add --debug, which `run` reads."""
     parser.add_argument(
         DEBUG,
         action=OfTheStart,
@@ -29,7 +35,6 @@ def parser_of(description: str | None, **kwargs: object) -> argparse.ArgumentPar
         default=argparse.SUPPRESS,
         help="show the libraries' log and warnings, and the traceback of an error",
     )
-    return parser
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,10 +88,10 @@ def run(main: Callable[[], object]) -> None:
         raise SystemExit(2) from None
 
 
-def codes(words: Sequence[str]) -> list[str]:
-    """Language codes, with commas or spaces between them.
+def parse_languages(words: Sequence[str]) -> list[str]:
+    """Split language codes at commas and spaces.
 
-    >>> codes(["it,es", "pt-BR, zh"])
+    >>> parse_languages(["it,es", "pt-BR, zh"])
     ['it', 'es', 'pt-BR', 'zh']
     """
     return " ".join(words).replace(",", " ").split()

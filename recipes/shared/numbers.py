@@ -34,27 +34,35 @@ COUNT = Bounds(1, 10**9)
 COUNT_OR_NONE = Bounds(0, 10**9)
 RATE = Bounds(0, 10, above=True)
 SHARE = Bounds(0, 1)
+STEPS = Bounds(0, 10**9, above=True)
 
 # The upper bounds refuse slips, as 1e20 for 1e-20, before a run hangs on them or fills the memory.
 BOUNDS = {
-    "accumulation": Bounds(1, 10**6),
+    "adam_beta1": SHARE,
+    "adam_beta2": SHARE,
     "batch_size": Bounds(1, 10**6),
     "batch_sizes": Bounds(1, 10**6),
-    "batch_tokens": COUNT,
     "beams": Bounds(1, 100),
+    "dataloader_num_workers": Bounds(0, 1024),
     "english_weight": SHARE,
-    "epochs": Bounds(0, 10**6, above=True),
     "eval_rows": COUNT_OR_NONE,
-    "eval_steps": COUNT_OR_NONE,
+    "eval_steps": STEPS,
+    "gradient_accumulation_steps": Bounds(1, 10**6),
     "image_size": Bounds(1, 16384),
     "learning_rate": RATE,
     "limit": COUNT,
-    "logging_steps": COUNT,
-    "lora": Bounds(1, 65536),
+    "logging_steps": STEPS,
+    "lora_alpha": Bounds(1, 10**6),
+    "lora_dropout": SHARE,
+    "lora_rank": Bounds(1, 65536),
+    "matryoshka_dims": COUNT,
+    "max_steps": COUNT,
     "max_grad_norm": Bounds(0, 10**6),
     "mini": Bounds(1, 10**7),
-    "muon": Bounds(0, 10),
-    "muon_learning_rate": RATE,
+    "muon_learning_rate": Bounds(0, 10),
+    "num_train_epochs": Bounds(0, 10**6, above=True),
+    "per_device_eval_batch_size": Bounds(1, 10**6),
+    "per_device_train_batch_size": Bounds(1, 10**6),
     "num_crops": Bounds(1, 1024),
     "quality_min": Bounds(-1, 1),
     "queries": Bounds(100, 10**6),  # as many candidates as a query has
@@ -63,18 +71,17 @@ BOUNDS = {
     "repeats": Bounds(1, 10**6),
     "resamples": Bounds(1, 10**6),
     "rows": Bounds(1, 10**7),
-    "save_steps": COUNT,
+    "save_steps": STEPS,
     "scenes": Bounds(1, 10**7),
     "seed": Bounds(0, 2**32 - 1),
-    "similarity": Bounds(0, 10**6),
+    "similarity_weight": Bounds(0, 10**6),
     "steps": COUNT,
     "temperature": Bounds(0, 1000, above=True),
     "text": Bounds(1, 10**6),
     "tokens_per_batch": COUNT,
     "tower_steps": COUNT,
-    "warmup": COUNT_OR_NONE,
+    "warmup_steps": COUNT_OR_NONE,
     "weight_decay": Bounds(0, 100),
-    "workers": Bounds(0, 1024),
 }
 
 
@@ -91,7 +98,8 @@ def check_numbers(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         for value in given if isinstance(given, list) else [given]:
             if value is None or value == action.default:
                 continue
-            bounds = BOUNDS[action.dest]
-            if not bounds.hold(value):
-                option = action.option_strings[-1]
+            # transformers checks the other training arguments itself.
+            bounds = BOUNDS.get(action.dest)
+            if bounds is not None and not bounds.hold(value):
+                option = "--" + action.dest.replace("_", "-")
                 raise ValueError(f"{option} {value}: pass {bounds.advice(value)}, or leave it out")

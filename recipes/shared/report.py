@@ -114,9 +114,7 @@ def _sheet_png(texts: dict[str, str], found: dict[str, dict], path: Path) -> Non
             for spine in axes.spines.values():
                 spine.set(edgecolor=RIGHT if right else WRONG, linewidth=4 if right else 1)
         label = f"{language}: {texts[language]}\n{name}"
-        line[0].set_ylabel(
-            label, rotation=0, ha="right", va="center", fontsize=8, labelpad=8, parse_math=False
-        )
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, labelpad=8, parse_math=False)
     figure.tight_layout()
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 import polib
 
 from mmmeb_tasks.mini.world import load_world
-from xvlm2vec_st.data.dataset import ParallelRow
+from xvlm2vec_st.data.corpus import ParallelRow
 from xvlm2vec_st.utils.lines import byte_lines
 from xvlm2vec_st.utils.texts import fault_of, is_blank, printable
 
@@ -29,9 +29,7 @@ def cldr_rows(languages: Sequence[str]) -> Iterator[ParallelRow]:
         yield ParallelRow(f"{ord(concept.emoji):x}", None, names.pop("en"), names)
 
 
-def catalogue_rows(
-    path: Path, languages: Sequence[str], source_language: str | None = None
-) -> Iterator[ParallelRow]:
+def catalogue_rows(path: Path, languages: Sequence[str], source_language: str | None = None) -> Iterator[ParallelRow]:
     """A gettext catalogue, `.po` or `.mo`: what is translated, not fuzzy and not obsolete.
 
     The language is the catalogue's own (its `Language` field, its file's or folder's name:
@@ -75,8 +73,7 @@ def catalogue_language(path: Path, metadata: dict[str, str], languages: Sequence
     if len(languages) == 1 and not told[0]:
         return languages[0]
     raise ValueError(
-        f"{path}: its language ({told[0] or 'not told'}) is none of {', '.join(languages)}; "
-        "pass --source-language"
+        f"{path}: its language ({told[0] or 'not told'}) is none of {', '.join(languages)}; pass --source-language"
     )
 
 

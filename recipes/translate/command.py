@@ -11,24 +11,22 @@ again to go on. Several processes: `--shard 1/4` to `--shard 4/4`, then once wit
 and what was refused, as .refused.jsonl.
 """
 
-import argparse
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
-from xvlm2vec_st.data.dataset import ParallelRow, check_languages
-from xvlm2vec_st.images.archives import images_place
+from xvlm2vec_st.data.corpus import ParallelRow, check_languages
+from xvlm2vec_st.images.archives import resolve_image_root
 from xvlm2vec_st.images.paths import split_place
-from xvlm2vec_st.utils.folders import MOVING, FileDestination, expanded, remove
+from xvlm2vec_st.utils.folders import MOVING, FileDestination, remove
 from xvlm2vec_st.utils.texts import printable
 
-from ..shared.command import codes, parser_of
 from . import report
-from .checks import CHECKS
 from .dictionary import mini_dictionary
 from .languages import language
 from .merge import (
@@ -48,74 +46,40 @@ from .mmeb import (
     mmeb_records,
     mmeb_rows,
 )
+from .options import TranslateArguments, parse_args
 from .schedule import Tally, digest, plan, wanted_fields, waste_of, work_through
 from .sources import Options, read_sources, sample
 from .translation_memory import Memory, changed, check_run, read_memory, read_run, write_whole
-from .translators import DTYPES, MADLAD, Translator, load_translator
+from .translators import Translator, load_translator
 
 # What a run writes in OUT.work.
 PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, by theme."""
-    parser = parser_of(__doc__)
-    add = parser.add_argument_group("corpus").add_argument
-    add(
-        "--corpus",
-        nargs="+",
-        type=os.path.expanduser,
-        default=[],
-        metavar="SOURCE",
-        help="files and datasets; docs/corpus.md",
-    )
-    add("--mmeb", nargs="+", default=[], metavar="SUBSET", help=f"of MMEB-train; 'all': {', '.join(SUBSETS)}")
-    add("--mmeb-data", type=expanded, metavar="FOLDER", help="a copy of MMEB-train; default: the Hub's")
-    add("--images", type=expanded, help="folder, zip, tar or parquet of the images; default: the source's")
-    add("--outside-images", action="store_true", help="take images that lie outside that folder")
-    add("--no-image-check", action="store_true", help="keep rows whose image is not there yet")
-    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="as in en=caption image=file id=key")
-    add("--source-language", help="of a parallel source that does not tell it")
-    add("--limit", type=int, help="rows a source or subset, drawn with --seed; default: all")
-    add("--seed", type=int, default=0)
-    add = parser.add_argument_group("result").add_argument
-    add("--to", nargs="+", required=True, metavar="LANGUAGE", help="as in it es pt-BR zh, or it,es")
-    add("--out", type=expanded, required=True, help="the new file, JSON lines")
-    add("--overwrite", action="store_true", help="replace OUT in the end; drop another run's OUT.work")
-    add(
-        "--memory",
-        nargs="+",
-        type=expanded,
-        default=[],
-        help="OUT.work folders: take their translations over",
-    )
-    add("--keep-work", action="store_true", help="leave OUT.work, for --memory")
-    add = parser.add_argument_group("translator").add_argument
-    add("--translator", default=MADLAD, help="a seq2seq or chat model; cldr: the mini world's names; none")
-    add("--dtype", choices=tuple(DTYPES), default="fp32")
-    add("--device", help="default: a GPU where there is one")
-    add("--device-map", choices=("auto",), help="spread one model over several devices")
-    add("--beams", type=int, default=1, help="1: greedy")
-    add("--batch-tokens", type=int, default=4096, help="tokens a batch; lower it when memory runs out")
-    add("--shard", metavar="K/N", help="do only the K-th of N parts of the work; merged by a run without")
-    add = parser.add_argument_group("checks").add_argument
-    add("--skip-check", nargs="+", default=[], choices=tuple(CHECKS), help="reasons not to refuse for")
-    add("--quality", metavar="MODEL", help="a cross-lingual embedder that judges each translation")
-    add("--quality-min", type=float, default=0.5, help="least cosine of English and translation")
-    args = parser.parse_args(argv)
-    args.to = codes(args.to)
-    return args
-
-
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
-    """Translate as the command line says; returns OUT. `translator`: instead of --translator's."""
-    args = parse_args(argv)
-    place = destination(args)
-    args.out = place.out  # not through a link: images are named relative to the real folder
+    """Translate as the command line says; returns OUT. `translator` replaces that of --translator."""
+    return translate(parse_args(argv, __doc__), translator)
+
+
+def translate(args: TranslateArguments, translator: Translator | None = None) -> Path:
+    """Translate English rows, check the translations, and write the parallel corpus and its report.
+
+    Args:
+        args: the options.
+        translator: used instead of `args.translator`.
+
+    Returns:
+        The corpus file.
+
+    Raises:
+        ValueError: an option, a source or a language is invalid; OUT exists; no translation was kept.
+    """
+    place = output_destination(args)
+    args = replace(args, out=place.out)  # links are resolved, because image paths are relative to the real folder
     shard = check_options(args, place.work)
     with ExitStack() as locks:
         if PartialState().is_main_process:
-            # Shards of one corpus run at the same time, but each of them once.
+            # The shards of a corpus may run at the same time, but each of them once.
             locks.enter_context(place.hold(shared=bool(args.shard)))
             if args.shard:
                 locks.enter_context(FileDestination(place.work / f"shard-{shard[0] + 1}").hold())
@@ -124,7 +88,7 @@ def main(argv: Sequence[str] | None = None, translator: Translator | None = None
     return place.named
 
 
-def destination(args: argparse.Namespace) -> FileDestination:
+def output_destination(args: TranslateArguments) -> FileDestination:
     """OUT and OUT.work."""
     # Without a translator, the work of a run with one may lie there.
     keep = args.keep_work or args.translator == "none"
@@ -132,14 +96,14 @@ def destination(args: argparse.Namespace) -> FileDestination:
 
 
 def run_in(
-    place: FileDestination, args: argparse.Namespace, translator: Translator | None, shard: tuple[int, int]
+    place: FileDestination, args: TranslateArguments, translator: Translator | None, shard: tuple[int, int]
 ) -> None:
     """Read, translate in OUT.work, merge, and move the results into place."""
     work = place.work
 
     # 1. Rows: everything that can be wrong with the sources shows before a translator is loaded.
     rows, refused = read_rows(args)
-    if not args.no_image_check:
+    if args.check_images:
         rows, missing = without_image(rows)
         refused += missing
     for entry in refused[:10]:
@@ -160,7 +124,7 @@ def run_in(
     if state.is_main_process:
         known = read_memory([*args.memory, work]) if work.is_dir() else known
         merged = merge(
-            rows, args.to, known, too_long=too_long, skip=args.skip_check, complete=translator is not None
+            rows, args.languages, known, too_long=too_long, skip=args.skip_check, complete=translator is not None
         )
         merged.refused[:0] = refused
         if args.quality:
@@ -168,7 +132,7 @@ def run_in(
         write_results(merged, args, place, tally, translator.name if translator else "none")
 
 
-def check_folders(args: argparse.Namespace, place: FileDestination) -> None:
+def check_folders(args: TranslateArguments, place: FileDestination) -> None:
     """Refuse an OUT that is there, and an OUT.work that is not a translation's.
 
     Raises:
@@ -184,7 +148,7 @@ def targets(out: Path) -> list[Path]:
     return [*map(out.with_suffix, (".report.md", ".report.html", ".refused.jsonl")), out]
 
 
-def check_options(args: argparse.Namespace, work: Path) -> tuple[int, int]:
+def check_options(args: TranslateArguments, work: Path) -> tuple[int, int]:
     """Refuse what cannot be done; returns (this shard, how many).
 
     Raises:
@@ -192,8 +156,8 @@ def check_options(args: argparse.Namespace, work: Path) -> tuple[int, int]:
     """
     if not args.corpus and not args.mmeb:
         raise ValueError("no source: pass --corpus FILE, or --mmeb SUBSET")
-    check_languages(args.to)
-    for code in args.to:
+    check_languages(args.languages)
+    for code in args.languages:
         language(code)
     args.mmeb = list(SUBSETS) if args.mmeb == ["all"] else args.mmeb
     check_subsets(args.mmeb)
@@ -207,18 +171,16 @@ def check_options(args: argparse.Namespace, work: Path) -> tuple[int, int]:
             raise ValueError(f"--shard {args.shard}: give K/N, K from 1 to N, as in 1/4")
         shard = (int(number) - 1, int(count))
     if args.overwrite and args.shard:
-        raise ValueError(
-            f"--overwrite with --shard would drop the other shards' work; remove {work} yourself"
-        )
+        raise ValueError(f"--overwrite with --shard would drop the other shards' work; remove {work} yourself")
     return shard
 
 
-def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused]]:
+def read_rows(args: TranslateArguments) -> tuple[list[ParallelRow], list[Refused]]:
     """(rows of all sources, sides of MMEB rows whose image and text do not agree)."""
     options = Options(
-        languages=args.to,
+        languages=args.languages,
         columns=dict(pair.split("=", 1) for pair in args.columns),
-        images=images_place(args.images),
+        images=resolve_image_root(args.images),
         outside_images=args.outside_images,
         image_output=args.out.with_suffix(".images"),
         limit=args.limit,
@@ -236,13 +198,13 @@ def read_rows(args: argparse.Namespace) -> tuple[list[ParallelRow], list[Refused
                 good, bad = mmeb_rows(number, record, subset, options.images or data, args.outside_images)
                 own += good
                 wrong += bad
-            if not args.no_image_check:
+            if args.check_images:
                 check_images(subset, own)
             rows += own
     return rows, [Refused(i, "", "image", detail, english) for i, detail, english in wrong]
 
 
-def choose_translator(args: argparse.Namespace) -> Translator | None:
+def choose_translator(args: TranslateArguments) -> Translator | None:
     """The translator that --translator names, its languages checked.
 
     Raises:
@@ -251,11 +213,11 @@ def choose_translator(args: argparse.Namespace) -> Translator | None:
     if args.translator == "none":
         return None
     if args.translator == "cldr":
-        return mini_dictionary(args.to)
+        return mini_dictionary(args.languages)
     translator = load_translator(
         args.translator, dtype=args.dtype, device=args.device, beams=args.beams, device_map=args.device_map
     )
-    for code in args.to:
+    for code in args.languages:
         translator.check_language(code)
     return translator
 
@@ -263,7 +225,7 @@ def choose_translator(args: argparse.Namespace) -> Translator | None:
 def translate_rows(
     rows: Sequence[ParallelRow],
     translator: Translator | None,
-    args: argparse.Namespace,
+    args: TranslateArguments,
     work: Path,
     shard: tuple[int, int],
 ) -> tuple[dict, set, Tally]:
@@ -272,19 +234,17 @@ def translate_rows(
     Raises:
         ValueError: a run of another kind in OUT.work; what the translator and the memory raise.
     """
-    wanted = wanted_fields(rows, args.to)
+    wanted = wanted_fields(rows, args.languages)
     base = read_memory(args.memory)
     asked = sum(sum(fields.values()) for fields in wanted.values())
     texts = {code: [t for t in fields if (code, t) not in base] for code, fields in wanted.items()}
     if translator is None or not any(texts.values()):
         return base, set(), Tally(asked=asked, unique=sum(map(len, wanted.values())))
-    for code in args.to:
+    for code in args.languages:
         translator.check_language(code)
-    batches, too_long = plan(texts, translator, args.batch_tokens)
-    print(
-        f"{len(batches):,} batches of at most {args.batch_tokens:,} tokens, padding {waste_of(batches):.1%}"
-    )
-    settings = {"translator": translator.name, "batch-tokens": args.batch_tokens}
+    batches, too_long = plan(texts, translator, args.tokens_per_batch)
+    print(f"{len(batches):,} batches of at most {args.tokens_per_batch:,} tokens, padding {waste_of(batches):.1%}")
+    settings = {"translator": translator.name, "tokens-per-batch": args.tokens_per_batch}
     settings |= {f"corpus {code}": digest(fields) for code, fields in texts.items()}
     state = PartialState()
     if args.overwrite and state.is_main_process and changed(read_run(work), settings):
@@ -293,20 +253,20 @@ def translate_rows(
     check_run(work, settings)
     memory = Memory(work, shard)
     memory.known |= base
-    tally = work_through(batches, translator, memory, shard=shard, batch_tokens=args.batch_tokens)
+    tally = work_through(batches, translator, memory, shard=shard, batch_tokens=args.tokens_per_batch)
     tally.asked = asked
     return memory.known, too_long, tally
 
 
 def write_results(
-    merged: Merged, args: argparse.Namespace, place: FileDestination, tally: Tally, translator: str
+    merged: Merged, args: TranslateArguments, place: FileDestination, tally: Tally, translator: str
 ) -> None:
     """The report, what was refused, and at last the corpus.
 
     Raises:
         ValueError: nothing was kept; the disk is full; a file appeared meanwhile at one of their places.
     """
-    out, content = args.out, (merged, args.to, tally, translator)
+    out, content = args.out, (merged, args.languages, tally, translator)
     kept = sum(len(row.translations) for row in merged.kept)
     *reports, corpus = targets(out)
     markdown, page, refused = (place.drafts / path.name for path in reports)

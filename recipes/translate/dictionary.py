@@ -63,9 +63,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 def _pattern(english: str) -> re.Pattern:
     """`{a} above {b}` as what finds it; the slots take any text."""
-    return re.compile(
-        "".join(f"(?P<{p}>.+)" if i % 2 else re.escape(p) for i, p in enumerate(_SLOT.split(english)))
-    )
+    return re.compile("".join(f"(?P<{p}>.+)" if i % 2 else re.escape(p) for i, p in enumerate(_SLOT.split(english))))
 
 
 def mini_dictionary(languages: Sequence[str]) -> Dictionary:

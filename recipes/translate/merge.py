@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xvlm2vec_st.data.dataset import ParallelRow
-from xvlm2vec_st.images.archives import is_there
+from xvlm2vec_st.data.corpus import ParallelRow
+from xvlm2vec_st.images.archives import image_exists
 from xvlm2vec_st.images.paths import split_place
 
 from .checks import contents, refusal, similarities
@@ -42,7 +42,7 @@ def without_image(rows: Sequence[ParallelRow]) -> tuple[list[ParallelRow], list[
     good, refused = [], []
     for row in rows:
         if row.image is not None and row.image not in there:
-            there[row.image] = is_there(row.image)
+            there[row.image] = image_exists(row.image)
         if row.image is None or there[row.image]:
             good.append(row)
         else:
@@ -119,9 +119,7 @@ def joined(
 
 def judge(merged: Merged, model: object, least: float) -> Merged:
     """Refuse what a cross-lingual embedder finds unlike: cosine of English and translation below `least`."""
-    pairs = [
-        contents(row.english, text, code) for row in merged.kept for code, text in row.translations.items()
-    ]
+    pairs = [contents(row.english, text, code) for row in merged.kept for code, text in row.translations.items()]
     scores = iter(similarities(model, pairs))
     out = Merged(refused=list(merged.refused))
     for row in merged.kept:
@@ -131,9 +129,7 @@ def judge(merged: Merged, model: object, least: float) -> Merged:
             if score >= least:
                 kept[code] = text
             else:
-                out.refused.append(
-                    Refused(row.id, code, "quality", f"similarity {score:.2f}", row.english, text)
-                )
+                out.refused.append(Refused(row.id, code, "quality", f"similarity {score:.2f}", row.english, text))
         if kept:
             out.kept.append(ParallelRow(row.id, row.image, row.english, kept))
     return out

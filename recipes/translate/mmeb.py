@@ -8,8 +8,8 @@ from typing import Any
 
 from huggingface_hub import constants, snapshot_download
 
-from xvlm2vec_st.data.corpus import ParallelRow, checked_id, shown, without_image_tokens
-from xvlm2vec_st.images.archives import is_there
+from xvlm2vec_st.data.corpus import ParallelRow, check_id, shorten, without_image_tokens
+from xvlm2vec_st.images.archives import image_exists
 from xvlm2vec_st.images.paths import check_inside, image_place
 from xvlm2vec_st.utils.texts import fault_of, is_blank
 
@@ -127,7 +127,7 @@ def mmeb_rows(
         if not isinstance(text, str | None) or not isinstance(path, str | None):
             raise ValueError(
                 f"{subset}, row {number}: {text_column} and {path_column} are texts or null; "
-                f"got {shown(text)}, {shown(path)}"
+                f"got {shorten(text)}, {shorten(path)}"
             )
         english = without_image_tokens(text or "").lstrip()
         if is_blank(english):
@@ -150,11 +150,11 @@ def check_images(subset: str, rows: Sequence[ParallelRow]) -> None:
         ValueError: that is so; with where the images come from.
     """
     images = [row.image for row in rows if row.image is not None]
-    if images and not any(map(is_there, images)):
+    if images and not any(map(image_exists, images)):
         raise ValueError(
             f"{subset}: none of its {len(images):,} images is there, the first is {images[0]}; unpack "
             f"images_zip/*.zip of {MMEB} into FOLDER/images and pass --images FOLDER, or keep the rows "
-            "all the same with --no-image-check"
+            "all the same with --no-check-images"
         )
 
 
@@ -195,7 +195,7 @@ def authors_row(
     >>> authors_row(record, 9, Path("data"), None, Options(languages=["it"]))
     ParallelRow(id='3#9', image='data/3.jpg', english='a dog', translations={'it': 'un cane'})
     """
-    where = f"line {number}, id {shown(record.get('id'))}"
+    where = f"line {number}, id {shorten(record.get('id'))}"
     languages = options.languages
     code = record.get("lang") or record.get("language") or language
     code = code or (languages[0] if len(languages) == 1 else None)
@@ -203,14 +203,14 @@ def authors_row(
         raise ValueError(f"{where}: the language of text_lang is not told; pass --source-language")
     for key in ("text_en", "text_lang", "img_en", "img_lang"):
         if not isinstance(record.get(key), str | None):
-            raise ValueError(f"{where}: {key} is {shown(record[key])}; a text or null is needed")
+            raise ValueError(f"{where}: {key} is {shorten(record[key])}; a text or null is needed")
         if fault := fault_of(record.get(key) or ""):
             raise ValueError(f"{where}: {key} {fault}")
     english, said = (without_image_tokens(record.get(key) or "").lstrip() for key in ("text_en", "text_lang"))
     if is_blank(english):
-        raise ValueError(f"{where}: text_en is {shown(record.get('text_en'))}; every row needs one")
+        raise ValueError(f"{where}: text_en is {shorten(record.get('text_en'))}; every row needs one")
     given = record.get("id", "")
-    row_id = f"{given if given == '' else checked_id(given, where)}#{number}"
+    row_id = f"{given if given == '' else check_id(given, where)}#{number}"
     ours, theirs = record.get("img_en") or None, record.get("img_lang") or None
     if ours != theirs and theirs is not None:
         return row_id, f"img_en is {ours!r} and img_lang {theirs!r}; a row has one image", english

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 from datasets import DatasetDict, Image, load_dataset, load_from_disk
 
-from xvlm2vec_st.utils.lines import byte_lines, decoded
+from xvlm2vec_st.utils.lines import byte_lines, decode_line
 
 Record = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ def lines_of(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
         ValueError: another encoding, with the line and what to do; a damaged gzip file.
     """
     for number, line in byte_lines(path):
-        text = decoded(path, number, line)
+        text = decode_line(path, number, line)
         if blank or text.strip():
             yield number, text
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from xvlm2vec_st.data.dataset import ParallelRow
+from xvlm2vec_st.data.corpus import ParallelRow
 
 from .batches import padding_waste, plan_batches
 from .fields import fields_of
@@ -158,9 +158,7 @@ def translate_batch(
     return said, len(lost)
 
 
-def in_batches(
-    translator: Translator, texts: Sequence[str], code: str, batch_tokens: int
-) -> list[str | None]:
+def in_batches(translator: Translator, texts: Sequence[str], code: str, batch_tokens: int) -> list[str | None]:
     """Translate any number of texts, in batches of their own."""
     said: dict[int, str | None] = {}
     for batch in plan_batches(translator.lengths(texts, code), batch_tokens):

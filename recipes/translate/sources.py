@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from xvlm2vec_st.data.corpus import (
     ParallelRow,
-    checked_id,
-    checked_image,
+    check_id,
+    check_image,
     parse_json,
+    parse_object,
     parse_row,
-    record_of,
-    shown,
+    shorten,
     without_image_tokens,
 )
 from xvlm2vec_st.utils.folders import whole_file
@@ -111,9 +111,7 @@ def names_of(specs: Sequence[str]) -> dict[str, str]:
         ends = [Path(*parts[-n:]).as_posix() for parts in paths for n in range(1, len(parts) + 1)]
         tries[spec] = [stem_of(spec), *ends]
     taken = {spec: {name for other in tries if other != spec for name in tries[other]} for spec in tries}
-    return {
-        spec: next((name for name in names if name not in taken[spec]), spec) for spec, names in tries.items()
-    }
+    return {spec: next((name for name in names if name not in taken[spec]), spec) for spec, names in tries.items()}
 
 
 def sample(items: Iterable[Item], limit: int | None, seed: str) -> list[Item]:
@@ -181,7 +179,7 @@ def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
             if not options.columns and number > 1 and '"text_lang"' not in line:
                 yield parsed(line, number, options, root)
                 continue
-            record = record_of(line, number)
+            record = parse_object(line, number)
             if "text_en" in record and "text_lang" in record:
                 yield from authors_rows([record], root, options, start=number)
             elif options.columns:
@@ -195,7 +193,7 @@ def jsonl_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
 def parsed(line: str, number: int, options: Options, root: Path) -> ParallelRow:
     """A line of our own format as a row."""
     row = parse_row(line, number, options.languages)
-    image = located(row.image, root, options, f"line {number}, id {shown(row.id)}")
+    image = located(row.image, root, options, f"line {number}, id {shorten(row.id)}")
     return ParallelRow(row.id, image, row.english, row.translations)
 
 
@@ -253,13 +251,11 @@ def record_row(record: Record, number: int, options: Options, root: Path) -> Par
     where = f"row {number}"
     english = checked_text(cell("en"), "English", where)
     if english is None:
-        raise ValueError(f"{where}: the English text is {shown(cell('en'))}; every row needs one")
+        raise ValueError(f"{where}: the English text is {shorten(cell('en'))}; every row needs one")
     row_id = number if cell("id") in (None, "") else cell("id")
     said = {code: checked_text(cell(code), repr(code), where) for code in options.languages}
     image = image_of(cell("image"), root, options, where)
-    return ParallelRow(
-        checked_id(row_id, where), image, english, {code: text for code, text in said.items() if text}
-    )
+    return ParallelRow(check_id(row_id, where), image, english, {code: text for code, text in said.items() if text})
 
 
 def checked_text(value: Any, name: str, where: str) -> str | None:
@@ -271,7 +267,7 @@ def checked_text(value: Any, name: str, where: str) -> str | None:
     if value is None or (isinstance(value, str) and is_blank(value)):
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{where}: the {name} text is {shown(value)}; a text is needed")
+        raise ValueError(f"{where}: the {name} text is {shorten(value)}; a text is needed")
     if fault := fault_of(value):
         raise ValueError(f"{where}: the {name} text {fault}")
     return value
@@ -312,7 +308,7 @@ def image_of(value: Any, root: Path, options: Options, where: str) -> str | None
         value = value.get("path")
     if value is None or value == "":
         return None
-    return located(checked_image(value, where), root, options, where)
+    return located(check_image(value, where), root, options, where)
 
 
 def written(data: Any, name: Any, folder: Path, where: str) -> str:
@@ -322,7 +318,7 @@ def written(data: Any, name: Any, folder: Path, where: str) -> str:
         ValueError: no bytes.
     """
     if not isinstance(data, bytes) or not isinstance(name, str | None):
-        raise ValueError(f"{where}: an image column holds {{path, bytes}}, got {shown(name)}, {shown(data)}")
+        raise ValueError(f"{where}: an image column holds {{path, bytes}}, got {shorten(name)}, {shorten(data)}")
     suffix = Path(name or "").suffix.lower()
     if suffix not in SUFFIXES:
         suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
@@ -349,17 +345,17 @@ def coco_rows(path: Path, options: Options) -> Iterator[ParallelRow]:
     names: dict[str, str] = {}
     for number, image in enumerate(entries(data, "images", path), 1):
         where = f"{path}: image {number}"
-        name = checked_image(image.get("file_name"), where)
+        name = check_image(image.get("file_name"), where)
         if name is None:
             raise ValueError(f"{where}: no 'file_name'")
-        names[checked_id(image.get("id"), where)] = name
+        names[check_id(image.get("id"), where)] = name
     root = options.images or path.parent
     for number, entry in enumerate(entries(data, "annotations", path), 1):
         where = f"{path}: annotation {number}"
-        row_id = checked_id(entry.get("id"), where)
+        row_id = check_id(entry.get("id"), where)
         where = f"{path}: annotation {printable(row_id)[:80]}"
-        if checked_id(entry.get("image_id"), f"{where}, image_id") not in names:
-            raise ValueError(f"{where}: no image {shown(entry['image_id'])}")
+        if check_id(entry.get("image_id"), f"{where}, image_id") not in names:
+            raise ValueError(f"{where}: no image {shorten(entry['image_id'])}")
         caption = checked_text(entry.get("caption"), "caption", where)
         if caption is None:
             raise ValueError(f"{where}: no caption")
@@ -377,10 +373,10 @@ def entries(data: Record, name: str, path: Path) -> list[dict[str, Any]]:
     if found is None:
         raise ValueError(f"{path}: COCO captions have 'images' and 'annotations'; {name!r} is missing")
     if not isinstance(found, list):
-        raise ValueError(f"{path}: {name!r} is a list, got {shown(found)}")
+        raise ValueError(f"{path}: {name!r} is a list, got {shorten(found)}")
     for number, entry in enumerate(found, 1):
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: {name} {number}: an object is needed, got {shown(entry)}")
+            raise ValueError(f"{path}: {name} {number}: an object is needed, got {shorten(entry)}")
     return found
 
 

@@ -60,8 +60,7 @@ def append_line(path: Path, line: str) -> None:
             os.close(handle)
     except OSError as error:
         raise ValueError(
-            f"{path}: {error.strerror}; what was translated before is kept: "
-            "make room, then run the same command again"
+            f"{path}: {error.strerror}; what was translated before is kept: make room, then run the same command again"
         ) from error
 
 
@@ -80,9 +79,7 @@ def read_memory(places: Iterable[Path]) -> dict[Key, str | None]:
     known: dict[Key, str | None] = {}
     for place in places:
         if not place.exists():
-            raise ValueError(
-                f"{place}: no such memory; give the folder OUT.work of another run, or a file of it"
-            )
+            raise ValueError(f"{place}: no such memory; give the folder OUT.work of another run, or a file of it")
         for path in sorted(place.glob("shard-*.jsonl")) if place.is_dir() else [place]:
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, 1):

@@ -152,9 +152,9 @@ class _Generator:
     @torch.inference_mode()
     def generate(self, texts: list[str], **options: Any) -> torch.Tensor:
         """Answers as token ids, (texts, tokens), without the prompt of a chat model."""
-        batch = self.tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=self.add_special_tokens
-        ).to(self.model.device)
+        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=self.add_special_tokens).to(
+            self.model.device
+        )
         batch.pop("token_type_ids", None)
         longest = batch["input_ids"].shape[1]
         out = self.model.generate(

@@ -1,4 +1,4 @@
-"""LoRA and DoRA adapters of the language model: read, renamed, merged into a model or kept beside it."""
+"""LoRA and DoRA adapters of the language model: configure, read, rename, merge or keep them."""
 
 import re
 from collections.abc import Collection
@@ -20,22 +20,67 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xvlm2vec_st.families.loading import refuse_misfits
+from xvlm2vec_st.families.table import FAMILIES
+from xvlm2vec_st.utils.peft_version import check_peft
 
-# How adapters' module names become those of the headless model that embeds, the first that fits best.
+# Rules that turn an adapter's module names into those of the headless model; the first best fit is used.
 LAYOUTS = (
-    ("^", ""),  # trained on the headless model, or, for phi3_v, on any
+    ("^", ""),  # trained on the headless model, or, for phi3_v, on any model
     (r"^model\.", ""),  # on the class with the language model head
     (r"^language_model\.model\.", "language_model."),  # the same for LLaVA, before transformers 4.52
     (r"^model\.(?=layers\.)", "language_model."),  # the same for Qwen-VL, before transformers 4.52
 )
 
 
+def lora_config(
+    family: str,
+    *,
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.0,
+    dora: bool = False,
+    vision: bool = False,
+) -> LoraConfig:
+    """A peft configuration for every linear layer of a family's language model.
+
+    Args:
+        family: `config.model_type` of the model.
+        rank: rank of the update; it is scaled by `alpha / rank`.
+        alpha: see `rank`.
+        dropout: dropout on the adapter's input.
+        dora: weight-decomposed LoRA, as in VLM2Vec's adapters.
+        vision: adapt the linear layers of the vision tower's blocks too.
+
+    Returns:
+        A `peft.LoraConfig`, for `SentenceTransformer.add_adapter`.
+
+    Raises:
+        ValueError: the family has no preset; the installed transformers and peft do not work together.
+
+    >>> lora_config("llava", rank=8).r
+    8
+    """
+    check_peft("lora_config")
+    if family not in FAMILIES:
+        raise ValueError(
+            f"no LoRA preset for {family!r}; there is one for {', '.join(FAMILIES)}. Build a peft.LoraConfig with "
+            "your own target_modules"
+        )
+    entry = FAMILIES[family]
+    # Patterns of whole module names: `q_proj` alone would also match the vision tower.
+    targets = f"({entry.lora})|({entry.vision_lora})" if vision else entry.lora
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=targets)
+
+
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA or DoRA weights by the names of the model that they are for, without peft's prefix.
+    """LoRA or DoRA weights under the module names of a model, without peft's prefix.
 
-    `base`: parameters of the model itself that were trained or stored with it: biases (peft's `bias`), and
-    the embeddings where they have a LoRA of their own.
+    Attributes:
+        config: peft's configuration.
+        weights: the adapter's weights.
+        base: parameters of the model itself that were trained or stored with the adapter: biases (peft's `bias`),
+            and embeddings that have a LoRA.
     """
 
     config: LoraConfig
@@ -44,7 +89,7 @@ class Adapter:
 
 
 def module_of(key: str) -> str:
-    """The module that an adapter's key is for.
+    """The module that a key of an adapter belongs to.
 
     >>> module_of("layers.0.q_proj.lora_A.weight"), module_of("norm.weight")
     ('layers.0.q_proj', 'norm')
@@ -53,7 +98,7 @@ def module_of(key: str) -> str:
 
 
 def fitting_layout(keys: Collection[str], modules: Collection[str]) -> tuple[str, str]:
-    """The rule of `LAYOUTS` under which the most keys find their module.
+    """The rule of `LAYOUTS` under which most keys match a module.
 
     >>> fitting_layout(["model.layers.0.lora_A.weight"], {"layers.0"})
     ('^model\\\\.', '')
@@ -66,45 +111,43 @@ def fitting_layout(keys: Collection[str], modules: Collection[str]) -> tuple[str
 
 
 def read_adapter(name: str, model: nn.Module) -> Adapter:
-    """Read an adapter and rename its keys for `model`; what is for the head is left out.
+    """Read an adapter, and rename its keys for `model`. Weights of the head are left out.
 
     Raises:
-        ValueError: it is neither LoRA nor DoRA, its file is cut short, or keys fit nothing.
+        ValueError: it is neither LoRA nor DoRA; its file is truncated; keys match no module.
     """
     config = PeftConfig.from_pretrained(name)
     if not isinstance(config, LoraConfig):
-        raise ValueError(f"the adapter {name} is {config.peft_type}; only LORA (and DoRA) can be built in")
+        raise ValueError(f"the adapter {name} is {config.peft_type}; only LORA (and DoRA) is supported")
     for setting in ("trainable_token_indices", "target_parameters", "layer_replication"):
         if getattr(config, setting, None):
             raise ValueError(
-                f"the adapter {name} has {setting}, which cannot be built in; merge it with peft, and build "
-                "the merged checkpoint"
+                f"the adapter {name} has {setting}, which is not supported; merge it with peft, and build the "
+                "merged checkpoint"
             )
     try:
-        read = load_peft_weights(name, device="cpu")
+        stored = load_peft_weights(name, device="cpu")
     except SafetensorError as error:
-        raise ValueError(
-            f"the adapter {name} cannot be read ({error}): it is cut short; download it again"
-        ) from error
-    weights = {key.removeprefix("base_model.model."): value for key, value in read.items()}
+        raise ValueError(f"the adapter {name} cannot be read ({error}): it is truncated; download it again") from error
+    weights = {key.removeprefix("base_model.model."): value for key, value in stored.items()}
     weights = {key: value for key, value in weights.items() if "lm_head" not in key.split(".")}
     modules = dict(model.named_modules())
     layout = fitting_layout(weights, modules)
     weights = {re.sub(*layout, key): value for key, value in weights.items()}
-    own = {key for key in weights if ".base_layer." in key}
+    base_keys = {key for key in weights if ".base_layer." in key}
     if config.bias != "none":
-        own |= {key for key in weights if key.endswith(".bias") and ".lora_" not in key}
-    base = {key.replace(".base_layer.", "."): weights.pop(key) for key in own}
+        base_keys |= {key for key in weights if key.endswith(".bias") and ".lora_" not in key}
+    base = {key.replace(".base_layer.", "."): weights.pop(key) for key in base_keys}
     refuse_misfits(f"the adapter {name}", {"unexpected": [k for k in base if module_of(k) not in modules]})
     refuse_misfits(f"the adapter {name}", {"unexpected": [k for k in weights if module_of(k) not in modules]})
-    holders = {module_of(key) for key in weights if ".lora_" in key}
-    named = {key for key, module in modules.items() if isinstance(module, nn.Linear) and targets(config, key)}
+    adapted = {module_of(key) for key in weights if ".lora_" in key}
+    targets = {key for key, module in modules.items() if isinstance(module, nn.Linear) and is_target(config, key)}
     return Adapter(
         replace(
             config,
-            task_type=None,  # else peft wants a model that generates
-            bias="none",  # they are among the base's own parameters
-            target_modules=holders | named,
+            task_type=None,  # else peft expects a model that generates
+            bias="none",  # biases are in `base`
+            target_modules=adapted | targets,
             exclude_modules=None,
             layers_to_transform=None,
             layers_pattern=None,
@@ -116,36 +159,37 @@ def read_adapter(name: str, model: nn.Module) -> Adapter:
     )
 
 
-def set_base(adapter: Adapter, name: str, model: nn.Module) -> None:
-    """Give the model the parameters of its own that came with the adapter.
+def set_base_parameters(adapter: Adapter, name: str, model: nn.Module) -> None:
+    """Copy the adapter's base parameters into the model.
 
     Raises:
-        ValueError: one that it does not have, or of another shape.
+        ValueError: the model has no such parameter, or one of another shape.
     """
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     differ = {
-        f"{key} {list(value.shape)} not {list(own[key].shape)}"
+        f"{key} {list(value.shape)} not {list(parameters[key].shape)}"
         for key, value in adapter.base.items()
-        if key in own and own[key].shape != value.shape
+        if key in parameters and parameters[key].shape != value.shape
     }
     refuse_misfits(
-        f"the adapter {name}", {"unexpected": adapter.base.keys() - own.keys(), "of another shape": differ}
+        f"the adapter {name}",
+        {"unexpected": adapter.base.keys() - parameters.keys(), "of another shape": differ},
     )
     with torch.no_grad():
         for key, value in adapter.base.items():
-            own[key].copy_(value)
+            parameters[key].copy_(value)
 
 
-def targets(config: LoraConfig, module: str) -> bool:
-    """Whether the adapter is for that module, named with or without the head's `model.`."""
+def is_target(config: LoraConfig, module: str) -> bool:
+    """Whether the adapter applies to a module, named with or without the `model.` of models with a head."""
     return any(bool(check_target_module_exists(config, prefix + module)) for prefix in ("", "model."))
 
 
-def put(adapter: Adapter, name: str, model: nn.Module) -> None:
-    """Give a model, adapted but not trained, the adapter's weights.
+def load_adapter_weights(adapter: Adapter, name: str, model: nn.Module) -> None:
+    """Load the adapter's weights into a model that has an untrained adapter of the same configuration.
 
     Raises:
-        ValueError: keys that fit nothing, layers that get none, another rank.
+        ValueError: keys match no layer; layers get no weights; the rank differs.
     """
     before = adapter_states(model)
     both = before.keys() & adapter.weights.keys()
@@ -163,11 +207,9 @@ def put(adapter: Adapter, name: str, model: nn.Module) -> None:
     prefix = "base_model.model." if isinstance(model, PeftModel) else ""
     set_peft_model_state_dict(model, {prefix + key: value for key, value in adapter.weights.items()})
     after = adapter_states(model)
-    # Hosts rename keys on the way in; a weight that did not arrive would stay at its start.
-    lost = [
-        key for key, value in adapter.weights.items() if not torch.equal(after[key], value.to(after[key]))
-    ]
-    refuse_misfits(f"the adapter {name}", {"not taken by peft": lost})
+    # transformers and peft rename keys while loading; a weight that is lost would stay at its initial value.
+    lost = [key for key, value in adapter.weights.items() if not torch.equal(after[key], value.to(after[key]))]
+    refuse_misfits(f"the adapter {name}", {"not loaded by peft": lost})
 
 
 def adapter_states(model: nn.Module) -> dict[str, Tensor]:
@@ -176,36 +218,37 @@ def adapter_states(model: nn.Module) -> dict[str, Tensor]:
     return {key.removeprefix("base_model.model."): value for key, value in states.items()}
 
 
-def merge(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """The model with the adapter in its weights.
+def merge_adapter(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Merge an adapter into the model's weights.
 
     Raises:
-        ValueError: see `read_adapter` and `put`.
+        ValueError: see `read_adapter` and `load_adapter_weights`.
     """
     adapter = read_adapter(name, model)
-    set_base(adapter, name, model)
+    set_base_parameters(adapter, name, model)
     wrapped = get_peft_model(model, adapter.config)
-    put(adapter, name, wrapped)
+    load_adapter_weights(adapter, name, wrapped)
     return wrapped.merge_and_unload(safe_merge=True)
 
 
-def keep(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """The model with the adapter beside its weights, saved as an adapter of the base.
+def attach_adapter(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Attach an adapter to the model; it is saved beside the weights, as an adapter of the base.
 
     Raises:
-        ValueError: see `read_adapter` and `put`; DoRA on a family whose magnitudes stock loading drops.
+        ValueError: see `read_adapter` and `load_adapter_weights`; DoRA on a family whose magnitudes transformers
+            drops; the adapter holds base parameters.
     """
     adapter = read_adapter(name, model)
     if adapter.config.use_dora and model.config.model_type != "phi3_v":
         raise ValueError(
             f"the adapter {name} is DoRA, whose magnitudes transformers drops when it loads a "
-            f"{model.config.model_type} with an adapter; leave --keep-adapter out"
+            f"{model.config.model_type} with an adapter; pass keep_adapter=False"
         )
     if adapter.base:
         raise ValueError(
-            f"the adapter {name} holds {len(adapter.base)} of the base's own parameters "
-            f"({min(adapter.base)}), which a kept adapter cannot change; leave --keep-adapter out"
+            f"the adapter {name} holds {len(adapter.base)} parameters of the base ({min(adapter.base)}), which a "
+            "kept adapter cannot change; pass keep_adapter=False"
         )
     model.add_adapter(adapter.config)
-    put(adapter, name, model)
+    load_adapter_weights(adapter, name, model)
     return model

@@ -1,4 +1,4 @@
-"""What is built is tried before it appears: a text, an image, and both."""
+"""Try a built model before its folder appears: encode a text, an image, and both."""
 
 import numpy as np
 from PIL import Image
@@ -13,23 +13,23 @@ TRIALS = {
 
 
 def check_encodes(model: SentenceTransformer, name: str) -> None:
-    """Encode a text, an image, and both, so that a folder that cannot never appears.
+    """Encode a text, an image, and both.
 
     Args:
-        model: what was built.
+        model: the built model.
         name: the checkpoint, for the message.
 
     Raises:
-        ValueError: one of the three fails, or gives values that are not numbers; with what to look at.
+        ValueError: one of the three fails, or its embedding is not a number; the message says what to check.
     """
     for what, trial in TRIALS.items():
         try:
             vector = model.encode([trial], prompt="", show_progress_bar=False)[0]
         except Exception as error:
-            # Whatever a processor, a template or a model raises on files that do not fit each other.
-            said = " ".join(str(error).split())[:300] or type(error).__name__
+            # A processor, a template or a model can raise anything on files that do not fit each other.
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
-                f"{name}: what it makes cannot encode {what} ({said}); check its chat template, tokenizer "
+                f"{name}: the built model cannot encode {what} ({reason}); check its chat template, tokenizer "
                 "files, preprocessor_config.json, processor_config.json and config.json"
             ) from error
         if not np.isfinite(vector).all():

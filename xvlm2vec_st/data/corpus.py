@@ -1,4 +1,4 @@
-"""Lines of corpus files as rows; what a row and a choice of languages must be."""
+"""Parse the lines of corpus files, and check rows and languages."""
 
 import json
 import re
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xvlm2vec_st.utils.lines import byte_lines, decoded
+from xvlm2vec_st.utils.lines import byte_lines, decode_line
 from xvlm2vec_st.utils.texts import fault_of, is_blank
 
 SOURCE = "en"
 INDONESIAN = "'id' is the row's id; write Indonesian as 'ind'"
-# As the families write an image into their texts.
+# Image tokens as the model families write them.
 IMAGE_TOKEN = re.compile(r"<image>|<\|image(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>")
 IMAGE_BREAK = re.compile(rf"(?:{IMAGE_TOKEN.pattern})\n?")
 
 
 @dataclass(frozen=True)
 class ParallelRow:
-    """One English text, its translations `{language: text}`, its image's path or None."""
+    """One English text, its translations `{language: text}`, and the path of its image or None."""
 
     id: str
     image: str | None
@@ -28,78 +28,76 @@ class ParallelRow:
 
 
 def parse_row(line: str, number: int, languages: Sequence[str]) -> ParallelRow:
-    """One corpus line as a row with the asked `languages`, as far as it has them.
+    """Parse one corpus line; the row gets those of `languages` that the line has.
 
     Raises:
-        ValueError: no JSON object, no id, no English, an empty text; names line and value.
+        ValueError: the line is not a JSON object, or has no id, no English or an empty text; the message
+            names line and value.
 
     >>> parse_row('{"id": "7", "image": null, "en": "dog", "it": "cane"}', 1, ["it", "de"])
     ParallelRow(id='7', image=None, english='dog', translations={'it': 'cane'})
     """
-    record = record_of(line, number)
-    where = f"line {number}, id {shown(record.get('id'))}"
-    row_id = checked_id(record.get("id"), where)
-    image = checked_image(record.get("image"), where)
+    record = parse_object(line, number)
+    where = f"line {number}, id {shorten(record.get('id'))}"
+    row_id = check_id(record.get("id"), where)
+    image = check_image(record.get("image"), where)
     if record.get(SOURCE) is None:
         raise ValueError(f"{where}: no English text ('{SOURCE}'); every row needs one")
     texts = {lang: record[lang] for lang in (SOURCE, *languages) if record.get(lang) is not None}
     for lang, text in texts.items():
         if not isinstance(text, str) or is_blank(text):
-            raise ValueError(
-                f"{where}: the {lang!r} text is {shown(text)}; give a text, or leave the language out"
-            )
+            raise ValueError(f"{where}: the {lang!r} text is {shorten(text)}; write a text, or leave the language out")
         if fault := fault_of(text):
             raise ValueError(f"{where}: the {lang!r} text {fault}")
     return ParallelRow(row_id, image, texts.pop(SOURCE), texts)
 
 
-def record_of(line: str, number: int) -> dict[str, Any]:
-    """One line's JSON object.
+def parse_object(line: str, number: int) -> dict[str, Any]:
+    """Parse the JSON object of one line.
 
     Raises:
-        ValueError: no JSON, another value, a key twice; names the line.
+        ValueError: the line is not JSON or not an object, or has a key twice; the message names the line.
 
-    >>> record_of('{"id": 7}', 1)
+    >>> parse_object('{"id": 7}', 1)
     {'id': 7}
     """
     try:
         record = parse_json(line)
     except ValueError as error:
-        raise ValueError(f"line {number}: no JSON ({error}): {line[:80]!r}") from error
+        raise ValueError(f"line {number}: not JSON ({error}): {line[:80]!r}") from error
     if not isinstance(record, dict):
-        raise ValueError(
-            f"line {number}: a JSON object is needed, got {type(record).__name__}: {line[:80]!r}"
-        )
+        raise ValueError(f"line {number}: a JSON object is needed, got {type(record).__name__}: {line[:80]!r}")
     return record
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value.
+    """Parse a JSON value.
 
     Raises:
-        ValueError: no JSON, brackets too deep, a number of too many digits, a key twice in an object.
+        ValueError: it is not JSON, is nested too deeply, has a number with too many digits, or an object with
+            a key twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError:
-        raise ValueError("its brackets are too deep") from None
+        raise ValueError("its brackets are nested too deeply") from None
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys stand in it once."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are unique."""
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands in an object twice; leave one out")
+        raise ValueError(f"the key {twice[:80]!r} stands in an object twice; remove one")
     return record
 
 
-def checked_id(value: Any, where: str) -> str:
-    """A row's id as a text.
+def check_id(value: Any, where: str) -> str:
+    """Return a row's id as text.
 
     Raises:
-        ValueError: neither a text nor a number, blank, or with half a character or a NUL.
+        ValueError: it is neither text nor a number, is blank, or holds a lone surrogate or a NUL.
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{where}: 'id' must be a text or a number")
@@ -111,23 +109,23 @@ def checked_id(value: Any, where: str) -> str:
     return str(value)
 
 
-def checked_image(value: Any, where: str) -> str | None:
-    """A row's image as its path, or None.
+def check_image(value: Any, where: str) -> str | None:
+    """Return the path of a row's image, or None.
 
     Raises:
-        ValueError: neither a text nor null, blank, or with half a character or a NUL.
+        ValueError: it is neither text nor null, is blank, or holds a lone surrogate or a NUL.
     """
     if not isinstance(value, str | None) or (value is not None and is_blank(value)):
-        raise ValueError(f"{where}: 'image' must be a path or null, got {shown(value)}")
+        raise ValueError(f"{where}: 'image' must be a path or null, got {shorten(value)}")
     if value is not None and (fault := fault_of(value)):
         raise ValueError(f"{where}: 'image' {fault}")
     return value
 
 
-def shown(value: Any) -> str:
-    """A value in a message, cut where it is long.
+def shorten(value: Any) -> str:
+    """The repr of a value for a message, at most 80 characters of it.
 
-    >>> shown("a" * 200) == repr("a" * 80)[:-1] + "…'"
+    >>> shorten("a" * 200) == repr("a" * 80)[:-1] + "…'"
     True
     """
     if isinstance(value, str) and len(value) > 80:
@@ -137,33 +135,33 @@ def shown(value: Any) -> str:
 
 
 def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
-    """Yield the rows of a corpus file one at a time; blank lines are passed over.
+    """Yield the rows of a corpus file; blank lines are skipped.
 
     Raises:
-        ValueError: as `row_of`.
+        ValueError: see `parse_line`.
     """
-    for number, line in lines_of(path):
-        yield row_of(path, number, line, languages)
+    for number, line in iter_lines(path):
+        yield parse_line(path, number, line, languages)
 
 
-def lines_of(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of a file's lines that are not blank.
+def iter_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line) for the lines of a file that are not blank.
 
     Raises:
-        ValueError: as `byte_lines`.
+        ValueError: see `byte_lines`.
     """
     for number, line in byte_lines(path):
         if line.strip():
             yield number, line
 
 
-def row_of(path: str | Path, number: int, line: bytes, languages: Sequence[str]) -> ParallelRow:
-    """Line `number` of a corpus file as a row.
+def parse_line(path: str | Path, number: int, line: bytes, languages: Sequence[str]) -> ParallelRow:
+    """Parse line `number` of a corpus file.
 
     Raises:
-        ValueError: as `parse_row`, with the file's name before it; no UTF-8; a text with an image token.
+        ValueError: see `parse_row`, with the file's name; the line is not UTF-8; a text holds an image token.
     """
-    text = decoded(path, number, line).strip()
+    text = decode_line(path, number, line).strip()
     try:
         row = parse_row(text, number, languages)
     except ValueError as error:
@@ -172,13 +170,13 @@ def row_of(path: str | Path, number: int, line: bytes, languages: Sequence[str])
         if token := IMAGE_TOKEN.search(text):
             raise ValueError(
                 f"{path}, line {number}, id {row.id!r}: the {lang!r} text holds the image token "
-                f"{token.group()!r}; leave it out, the chat template writes it (recipes.translate strips it)"
+                f"{token.group()!r}; remove it, because the chat template writes it"
             )
     return row
 
 
 def without_image_tokens(text: str) -> str:
-    r"""A text without image tokens and the line breaks after them: the chat template places the image.
+    r"""Remove image tokens and the line breaks after them: the chat template writes them.
 
     >>> without_image_tokens("<|image_1|>\nRepresent the given image.\n")
     'Represent the given image.\n'
@@ -187,25 +185,28 @@ def without_image_tokens(text: str) -> str:
 
 
 def read_files(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[tuple[Path, ParallelRow]]:
-    """(file, row) of several files: see `read_parallel`."""
+    """Yield (file, row) of several files: see `read_parallel`."""
     for path in paths:
         for row in read_parallel(path, languages):
             yield path, row
 
 
 def check_languages(languages: Sequence[str]) -> None:
-    """Refuse an empty choice, English, doubles, `id`, and codes that are no language's.
+    """Check a list of target languages.
+
+    Raises:
+        ValueError: it is empty, holds English, a language twice, `id`, or something that is not a code.
 
     >>> check_languages(["it", "pt-BR"])
     """
     if not languages:
-        raise ValueError("no languages asked for; name at least one, as in it,es,fr,de")
+        raise ValueError("languages is empty; name at least one, as in ['it', 'es']")
     if len(set(languages)) != len(languages):
-        raise ValueError(f"a language is asked for twice: {', '.join(languages)}")
+        raise ValueError(f"a language is listed twice: {', '.join(languages)}")
     for code in languages:
         head = code.split("-")[0].split("_")[0]
         if code == SOURCE:
-            raise ValueError("English is the source of every row; ask for the other languages only")
+            raise ValueError("English is the source of every row; list the other languages only")
         if code == "id":
             raise ValueError(INDONESIAN)
         if not (head.isascii() and head.isalpha() and head.islower() and 2 <= len(head) <= 3):

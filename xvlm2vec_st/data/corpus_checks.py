@@ -1,70 +1,69 @@
-"""What must hold of a corpus as a whole, whatever its number of files."""
+"""Checks of a corpus as a whole, over all its files."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from xvlm2vec_st.data.corpus import lines_of, record_of
-from xvlm2vec_st.utils.lines import decoded
+from xvlm2vec_st.data.corpus import ParallelRow, iter_lines, parse_object
+from xvlm2vec_st.utils.lines import decode_line
 from xvlm2vec_st.utils.texts import printable
 
 
-class Tally:
-    """Counts rows as they are read: each id once, every language in some row.
+class CorpusChecks:
+    """Check rows as they are read: every id is unique, and every language is in some row.
 
-    Ids are kept as numbers of 64 bits: that two ids of a million share one has a chance of 1 in 10^7.
+    Ids are stored as 64-bit hashes. The chance that two of a million ids share one is 1 in 10^7.
 
     Args:
-        languages: those asked for.
+        languages: the requested languages.
 
     Attributes:
-        rows: how many were read.
+        rows: number of rows so far.
     """
 
     def __init__(self, languages: Sequence[str]) -> None:
         self.languages = languages
         self.rows = 0
         self._ids: set[int] = set()
-        self._found: set[str] = set()
+        self._present: set[str] = set()
 
-    def add(self, row: Any, path: Path) -> None:
-        """Count a `ParallelRow` of a file.
+    def add(self, row: ParallelRow, path: Path) -> None:
+        """Count a row of a file.
 
         Raises:
-            ValueError: an earlier row has its id.
+            ValueError: an earlier row has the same id.
         """
         if hash(row.id) in self._ids:
             raise ValueError(f"{path}: id {row.id!r} stands in two rows of the corpus; give each row its own")
         self._ids.add(hash(row.id))
-        self._found |= row.translations.keys()
+        self._present |= row.translations.keys()
         self.rows += 1
 
-    def check(self, paths: Sequence[Path]) -> None:
-        """At the end of all files.
+    def finish(self, paths: Sequence[Path]) -> None:
+        """Check what can only be known at the end of all files.
 
         Raises:
-            ValueError: no rows; a language that no row has.
+            ValueError: there are no rows; no row has one of the languages.
         """
         if not self.rows:
-            raise ValueError(f"{names_of(paths) or 'no files'}: no rows")
-        refuse_missing([code for code in self.languages if code not in self._found], paths)
+            raise ValueError(f"{list_files(paths) or 'no files'}: no rows")
+        refuse_missing([code for code in self.languages if code not in self._present], paths)
 
 
 def check_present(paths: Sequence[Path], languages: Sequence[str]) -> None:
-    """Find a row of each language; reading stops when all are found, as a rule after a few rows.
+    """Look for a row of each language; usually a few rows are enough.
 
     Raises:
-        ValueError: a language that no row has; a line that is no JSON object.
+        ValueError: no row has one of the languages; a line is not a JSON object.
     """
     missing, rows = set(languages), 0
     for path in paths:
-        for number, line in lines_of(path):
+        for number, line in iter_lines(path):
             if not missing:
                 return
             rows += 1
-            text = decoded(path, number, line)
+            text = decode_line(path, number, line)
             try:
-                record = record_of(text, number)
+                record = parse_object(text, number)
             except ValueError as error:
                 raise ValueError(f"{path}, {error}") from error
             missing.difference_update([key for key, value in record.items() if value is not None])
@@ -73,24 +72,24 @@ def check_present(paths: Sequence[Path], languages: Sequence[str]) -> None:
 
 
 def refuse_missing(missing: Sequence[str], paths: Sequence[Path]) -> None:
-    """Name the languages that no row has, if any."""
+    """Raise a ValueError that names the missing languages, if there are any."""
     if missing:
         more = f", nor {len(missing) - 1:,} others" if len(missing) > 1 else ""
         raise ValueError(
-            f"{names_of(paths)}: no row has language {missing[0]!r}{more}; ask for one that is there"
+            f"{list_files(paths)}: no row has language {missing[0]!r}{more}; request a language that is there"
         )
 
 
-def names_of(paths: Sequence[Path]) -> str:
-    """Files for a message: three, and how many more."""
+def list_files(paths: Sequence[Path]) -> str:
+    """Three file names for a message, and the number of the rest."""
     return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def corpus_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files of a corpus, in absolute folders: images are found beside them.
+    """The files of a corpus, in absolute folders, because images are found beside them.
 
     Raises:
-        ValueError: none, or one that is missing.
+        ValueError: there are no files, or one is missing.
     """
     if not paths:
         raise ValueError("no corpus files; name at least one")

@@ -1,52 +1,25 @@
-"""Parallel corpora: one JSON object a line, an English text with its translations and its image.
+"""Load parallel corpora: one JSON object per line, with an English text, its translations and its image.
 
     {"id": "MSCOCO_i2t/17/qry", "image": "images/17.jpg", "en": "Find an …", "it": "Trova …"}
 
-`image` may be null, a language may be missing. Texts hold no image token: the chat template places
-the image. All translations of a text stand in one row because they share its image.
+`image` may be null, and languages may be missing. Texts hold no image token: the chat template writes it. All
+translations of a text stand in one row, because they share its image.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from datasets import Dataset, Features, Value
-from PIL import Image
-from sentence_transformers.base.data_collator import BaseDataCollator
 from tqdm import tqdm
 
-from xvlm2vec_st.data.corpus import (
-    SOURCE,
-    ParallelRow,
-    check_languages,
-    lines_of,
-    parse_row,
-    read_files,
-    read_parallel,
-    row_of,
-)
-from xvlm2vec_st.data.corpus_checks import Tally, check_present, corpus_files
-from xvlm2vec_st.encoding.inputs import text_input
-from xvlm2vec_st.images.archives import image_file, images_place
-from xvlm2vec_st.images.opening import check_regular, image_errors
-from xvlm2vec_st.images.opening import open_image as open_pixels
-from xvlm2vec_st.images.opening import upright_size as file_size
+from xvlm2vec_st.data.corpus import SOURCE, check_languages, iter_lines, parse_line, read_files
+from xvlm2vec_st.data.corpus_checks import CorpusChecks, check_present, corpus_files
+from xvlm2vec_st.data.row_images import open_row_image
+from xvlm2vec_st.images.archives import resolve_image_root
 from xvlm2vec_st.images.paths import check_inside, image_place
+from xvlm2vec_st.utils.files import file_sha256
 from xvlm2vec_st.utils.texts import printable
-
-__all__ = [
-    "ParallelCollator",
-    "ParallelRow",
-    "check_languages",
-    "load_parallel",
-    "open_image",
-    "parse_row",
-    "read_parallel",
-]
 
 
 def load_parallel(
@@ -55,40 +28,51 @@ def load_parallel(
     *,
     images: str | Path | None = None,
     outside_images: bool = False,
+    check_images: bool = True,
     show_progress: bool = True,
 ) -> Dataset:
-    """A corpus of one file or several as a memory-mapped `datasets.Dataset`, checked in one pass.
+    """Load one or several corpus files as a memory-mapped `datasets.Dataset`, checked in one pass.
 
-    Columns: `id`, `image` (absolute path or None), `en`, and each of `languages` (text or None).
-    Images are found under `images`, a folder or a zip, tar or parquet file (default: a file's own
-    folder), and opened, not yet decoded: every time, also where the rows come from the datasets cache.
+    Args:
+        path: JSON Lines files, plain or gzip.
+        languages: the translations to load.
+        images: folder, zip, tar or parquet file of the images; default: the folder of each corpus file.
+        outside_images: allow image paths that leave this folder by `..`, an absolute path or a link.
+        check_images: open every image once, without decoding it. The rows come from the datasets cache where
+            possible; the images are opened every time.
+        show_progress: show progress bars.
 
-    Rows name no image outside of it, by `..`, an absolute path or a link, unless `outside_images` allows it.
+    Returns:
+        Columns `id`, `image` (absolute path or None), `en`, and one per language (text or None).
 
     Raises:
-        ValueError: a bad line, an id in two rows, a language twice or unknown to all files, a
-            missing, unreadable or outside image or archive, no rows. The message names file, line, value.
+        ValueError: an invalid line; an id in two rows; a language that is listed twice or that no row has; an
+            image or archive that is missing, unreadable or outside; no rows. The message names file, line and
+            value.
+
+    Example::
+
+        corpus = load_parallel("corpus/parallel.jsonl", ["it", "es"])
     """
     paths = corpus_files([path] if isinstance(path, str | Path) else path)
     check_languages(languages)
-    place = images_place(images)
-    columns = [SOURCE, *languages]
+    root = resolve_image_root(images)
     check_present(paths, languages)
-    contents = tuple(map(digest_of, paths))
+    contents = tuple(map(file_sha256, paths))
 
-    def rows(contents: tuple) -> Iterator[dict[str, str | None]]:
-        """`contents` are part of the cache's key: an edited file is read anew."""
-        tally = Tally(languages)
+    def rows(contents: tuple[str, ...]) -> Iterator[dict[str, str | None]]:
+        """`contents` is part of the cache key: an edited file is read again."""
+        checks = CorpusChecks(languages)
         with tqdm(desc=f"reading {paths[0].name}", unit=" rows", disable=not show_progress) as bar:
             for file, row in read_files(paths, languages):
-                tally.add(row, file)
-                image = None if row.image is None else image_place(row.image, place or file.parent)
+                checks.add(row, file)
+                image = None if row.image is None else image_place(row.image, root or file.parent)
                 texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
                 yield {"id": row.id, "image": image, **texts}
                 bar.update()
-        tally.check(paths)
+        checks.finish(paths)
 
-    features = Features({name: Value("string") for name in ("id", "image", *columns)})
+    features = Features({name: Value("string") for name in ("id", "image", SOURCE, *languages)})
     try:
         data = Dataset.from_generator(rows, features=features, gen_kwargs={"contents": contents})
     except Exception as error:  # datasets wraps what a generator raises
@@ -96,30 +80,23 @@ def load_parallel(
         if isinstance(cause, ValueError):
             raise cause from None
         raise
-    roots = None if outside_images else [os.path.realpath(place or file.parent) for file in paths]
-    check_images(data, paths, roots, show_progress=show_progress)
+    roots = None if outside_images else [os.path.realpath(root or file.parent) for file in paths]
+    if check_images:
+        open_images(data, paths, roots, show_progress=show_progress)
     return data
 
 
-def digest_of(path: Path) -> str:
-    """What tells one content of a file from another."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_images(
-    data: Dataset, paths: Sequence[Path], roots: list[str] | None, *, show_progress: bool
-) -> None:
+def open_images(data: Dataset, paths: Sequence[Path], roots: list[str] | None, *, show_progress: bool) -> None:
     """Open each image of a corpus once.
 
     Args:
         data: the rows.
-        paths: the corpus' files.
-        roots: the folders and archives that images must lie in; None: anywhere.
-        show_progress: whether a bar is shown.
+        paths: the corpus files, for messages.
+        roots: folders and archives that images must lie in; None: anywhere.
+        show_progress: show a progress bar.
 
     Raises:
-        ValueError: as `open_image` and `check_inside`, with the row's file and line.
+        ValueError: see `open_row_image` and `check_inside`; with the row's file and line.
     """
     roots = roots and list(dict.fromkeys(roots))
     seen: set[str] = set()
@@ -131,21 +108,21 @@ def check_images(
                     try:
                         if roots is not None:
                             check_row_inside(image, row, roots)
-                        open_image(image, row).close()
+                        open_row_image(image, row).close()
                     except ValueError as error:
-                        raise ValueError(f"{line_of(row, paths)}, {error}") from error
+                        raise ValueError(f"{find_line(row, paths)}, {error}") from error
                     seen.add(image)
             bar.update(len(part["id"]))
 
 
-def line_of(row: str, paths: Sequence[Path]) -> str:
-    """The file and line that a row's id stands in."""
-    lines = ((path, number, line) for path in paths for number, line in lines_of(path))
-    return next(f"{p}, line {n}" for p, n, line in lines if row_of(p, n, line, ()).id == row)
+def find_line(row: str, paths: Sequence[Path]) -> str:
+    """The file and line of a row's id."""
+    lines = ((path, number, line) for path in paths for number, line in iter_lines(path))
+    return next(f"{p}, line {n}" for p, n, line in lines if parse_line(p, n, line, ()).id == row)
 
 
 def check_row_inside(image: str, row: str, roots: list[str]) -> None:
-    """As `check_inside`, with the row's id."""
+    """Call `check_inside`, and add the row's id to its message."""
     try:
         check_inside(image, roots)
     except ValueError as error:
@@ -153,10 +130,10 @@ def check_row_inside(image: str, row: str, roots: list[str]) -> None:
 
 
 def check_columns(columns: Sequence[str], languages: Sequence[str]) -> None:
-    """Refuse rows without a column that training reads.
+    """Check that rows have all columns that training reads.
 
     Raises:
-        ValueError: one that is missing, with what there is.
+        ValueError: a column is missing; the message lists the columns.
 
     >>> check_columns(["id", "image", "en", "it"], ["it"])
     """
@@ -167,154 +144,3 @@ def check_columns(columns: Sequence[str], languages: Sequence[str]) -> None:
                 f"the rows have no {kind} {name!r}, only {', '.join(columns)}; load them with "
                 "load_parallel(…, languages) for the languages that are trained"
             )
-
-
-def open_image(path: str, row: str, *, decode: bool = False) -> Image.Image:
-    """Open a row's image; with `decode`, load it as RGB, upright.
-
-    Raises:
-        ValueError: no such file, or no image, with the row's id and the path.
-    """
-    try:
-        file = image_file(path)
-        if isinstance(file, str):
-            os.stat(file)
-            check_regular(file)
-        if decode:
-            return open_pixels(file).convert("RGB")
-        with image_errors(path):
-            return Image.open(file)
-    except FileNotFoundError:
-        raise ValueError(
-            f"row {printable(row)}: image {printable(path)} not found; pass --images with the folder or "
-            "archive it is in"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"row {printable(row)}: image {printable(path)} cannot be read: {printable(error)}"
-        ) from error
-
-
-def upright_size(path: str, row: str) -> tuple[int, int]:
-    """(width, height) of a row's image as `open_image` decodes it; only its head is read."""
-    open_image(path, row).close()
-    try:
-        return file_size(image_file(path))
-    except ValueError as error:
-        raise ValueError(
-            f"row {printable(row)}: image {printable(path)} cannot be read: {printable(error)}"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Item:
-    """One text of a row, as `encode` takes it, with its image if there is one."""
-
-    row: int
-    language: int
-    given: Any
-
-
-@dataclass
-class ParallelCollator(BaseDataCollator):
-    """Rows of `load_parallel` → features for `MultilingualDistillationLoss`.
-
-    With `shared`, for a model that shares prefixes, and for one that runs in several processes: one
-    group `texts_*`, with the features that `model.preprocess` gives for all texts of all rows, `row`
-    (which row of the batch a text belongs to) and `language` (0: English, else 1 + the place in
-    `languages`).
-
-    Otherwise four groups at most: `en_text_*` and `en_image_*` (English, without and with an image),
-    `translated_text_*` and `translated_image_*`, so that texts alone are not padded to the length of
-    images; each holds `row`, `language` and `side` ("en" or "translated").
-
-    `ids` lists the rows' ids. An image is decoded once a row, whatever the number of languages.
-
-    Attributes:
-        given: whether groups with English texts hold the inputs themselves too, for a teacher that
-            reads in its own way or keeps its targets.
-        image_size: pixels to which both sides of every image are resized; None: as they are.
-        stand_in: with `shared`: whether a batch without an image gets one in a text of row -1.
-        limit: tokens that the model takes at most; None: any number.
-        tokenizer: the model's, to tell a text that is as long as the limit from one that was cut.
-
-    Raises:
-        ValueError: a row longer than `limit`: the host would cut it without a word, and a last token
-            that is not the last says something else.
-    """
-
-    languages: Sequence[str] = ()
-    shared: bool = False
-    given: bool = False
-    image_size: int | None = None
-    stand_in: bool = False
-    limit: int | None = None
-    tokenizer: Any = None
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate a list of rows; groups without an item are left out."""
-        groups: dict[str, list[Item]] = {}
-        for row in features:
-            check_columns(list(row), self.languages)
-        items = list(items_of(features, (SOURCE, *self.languages), self.image_size))
-        if self.stand_in and self.shared and all(isinstance(item.given, str) for item in items):
-            blank = Image.new("RGB", (32, 32))
-            items.append(Item(-1, 0, {"image": blank, "text": features[0][SOURCE]}))
-        for item in items:
-            kind = "text" if isinstance(item.given, str) else "image"
-            side = "translated" if item.language else SOURCE
-            groups.setdefault("texts" if self.shared else f"{side}_{kind}", []).append(item)
-        ids = [row["id"] for row in features]
-        batch: dict[str, Any] = {"ids": ids}
-        for group, members in groups.items():
-            found = collate_group(group.split("_")[0], members, self.preprocess_fn, self.given)
-            if self.limit is not None:
-                self._check_lengths(found, members, ids)
-            batch |= {f"{group}_{key}": value for key, value in found.items()}
-        return batch
-
-    def _check_lengths(self, features: dict[str, Any], items: list[Item], ids: list[str]) -> None:
-        full = features["attention_mask"].sum(-1) >= self.limit
-        for place in full.nonzero().flatten().tolist():
-            item = items[place]
-            alone = isinstance(item.given, str)
-            if self._length(item.given) <= self.limit:
-                continue
-            what = (SOURCE, *self.languages)[item.language] + (" text" if alone else " text with its image")
-            raise ValueError(
-                f"row {ids[item.row]}: its {what} is longer than the {self.limit} tokens that the model "
-                "takes; shorten it, raise max_seq_length, or leave the row out"
-            )
-
-    def _length(self, given: Any) -> int:
-        """Tokens of an input that nothing is cut off."""
-        if isinstance(given, str):
-            return len(self.tokenizer(given, truncation=False)["input_ids"])
-        whole = {"text": {"truncation": False}}
-        return self.preprocess_fn([text_input(given)], processing_kwargs=whole)["input_ids"].shape[1]
-
-
-def items_of(
-    rows: list[dict[str, Any]], languages: Sequence[str], image_size: int | None = None
-) -> Iterator[Item]:
-    """The texts of a batch's rows, English first."""
-    for number, row in enumerate(rows):
-        image = None if row["image"] is None else open_image(row["image"], row["id"], decode=True)
-        if image is not None and image_size is not None:
-            image = image.resize((image_size, image_size))
-        for language, code in enumerate(languages):
-            if row[code] is not None:
-                given = row[code] if image is None else {"image": image, "text": row[code]}
-                yield Item(number, language, given)
-
-
-def collate_group(group: str, items: list[Item], preprocess: Callable, given: bool = False) -> dict[str, Any]:
-    """Preprocessed items, and what they are: see `ParallelCollator`."""
-    features = {
-        **preprocess([text_input(item.given) for item in items]),
-        "row": torch.tensor([item.row for item in items]),
-        "language": torch.tensor([item.language for item in items]),
-    }
-    if given and group != "translated":
-        features["given"] = [item.given for item in items if item.language == 0 and item.row >= 0]
-    return features if group == "texts" else features | {"side": group}

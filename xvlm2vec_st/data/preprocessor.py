@@ -1,4 +1,4 @@
-"""A model's `preprocess` for loading workers, which need the processor and not the weights."""
+"""A model's `preprocess` for loading workers, which need the processor but not the weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from torch import nn
 
 
 class Preprocessor:
-    """`model.preprocess`, which pickles without the model.
+    """`model.preprocess`, pickled without the weights.
 
-    Workers that are started anew (forkserver, Python 3.14's default on Linux; spawn, on macOS and Windows)
-    receive the collator as a pickle. A bound method of the model would take all weights along, and fails on
-    a model with gradient checkpointing, which holds local functions.
+    Loading workers that do not fork (forkserver, Python 3.14's default on Linux; spawn, on macOS and Windows)
+    receive the collator as a pickle. A bound method of the model would include all weights, and cannot be
+    pickled if the model uses gradient checkpointing, which stores local functions.
 
     Args:
-        model: whose first module preprocesses.
+        model: its first module preprocesses.
 
     >>> import pickle, tempfile
     >>> from mmmeb_tasks.mini import TEACHER
@@ -29,17 +29,17 @@ class Preprocessor:
         self.target: Any = model
 
     def __call__(self, inputs: Sequence[Any], **kwargs: Any) -> dict[str, Any]:
-        """Features of inputs, as `model.preprocess` gives them."""
+        """Preprocess inputs like `model.preprocess`."""
         return self.target.preprocess(inputs, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The first module with a shell where the transformer is."""
+        """The first module, with its transformer replaced by its config."""
         first = self.target[0] if isinstance(self.target, SentenceTransformer) else self.target
         return {"target": without_weights(first)}
 
 
 class Shell(nn.Module):
-    """What `preprocess` asks a transformer for: its configuration."""
+    """Stands for a transformer: `preprocess` needs its config only."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Shell(nn.Module):
 
 
 def without_weights(module: nn.Module) -> nn.Module:
-    """A module that shares everything with `module` but the weights of its children."""
+    """A copy of `module` that shares everything except its children's weights."""
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     copy.__dict__["_modules"] = {

@@ -1,4 +1,4 @@
-"""Corpora larger than memory: rows in a seeded order, dealt to processes, from any place on."""
+"""Stream a corpus larger than memory: seeded shuffle, sharded by rank, resumable."""
 
 import os
 import random
@@ -9,35 +9,37 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from xvlm2vec_st.data.corpus import SOURCE, check_languages, lines_of, read_files, row_of
-from xvlm2vec_st.data.corpus_checks import Tally, check_present, corpus_files, names_of
-from xvlm2vec_st.images.archives import images_place
+from xvlm2vec_st.data.corpus import SOURCE, check_languages, iter_lines, parse_line, read_files
+from xvlm2vec_st.data.corpus_checks import CorpusChecks, check_present, corpus_files, list_files
+from xvlm2vec_st.images.archives import resolve_image_root
 from xvlm2vec_st.images.paths import check_inside, image_place
 from xvlm2vec_st.utils.texts import printable
 
+Line = tuple[Path, int, bytes]
+
 
 class ParallelStream(IterableDataset):
-    """The rows of corpus files, epoch after epoch without end, in an order that a seed decides.
+    """The rows of corpus files, epoch after epoch without end, in a seeded order.
 
-    An epoch takes the files in a new order and mixes their lines through a buffer. The order is
-    the same in every process; batches go round the processes (and a process's loading workers) in turn,
-    so that one process that accumulates sees what several see at once. A line is parsed where it is
-    used, an image is opened there too: passing over what a stopped run has seen costs reading alone.
+    An epoch reads the files in a new order and shuffles their lines through a buffer. The order is the same in
+    every process. Batches go to the processes, and to a process's loading workers, in turn, so that one process
+    that accumulates gradients sees what several processes see at once. A line is parsed, and its image opened,
+    where it is used: skipping the batches of a stopped run only reads lines.
 
     Args:
-        paths: corpus files, as `load_parallel` reads them.
-        languages: the translations to take.
-        images: the folder or archive of the images; default: a file's own folder.
-        outside_images: whether rows may name images outside that folder.
-        buffer: lines that are mixed; all of them lie in memory.
+        paths: corpus files, as for `load_parallel`.
+        languages: the translations to load.
+        images: folder or archive of the images; default: the folder of each corpus file.
+        outside_images: allow image paths that leave this folder.
+        buffer: number of lines in the shuffle buffer; all of them are in memory.
         seed: of the order.
 
     Attributes:
-        passed_over: batches a process has had before; they are not parsed again.
+        skipped_batches: batches that this process has had before; they are not parsed again.
 
     Raises:
-        ValueError: as `load_parallel`, but for images; while reading too, as `row_of`, and where the
-            files have another number of rows than at the start.
+        ValueError: see `load_parallel`, except for images. While reading: see `parse_line`; the files have
+            another number of rows than at the start.
 
     Example::
 
@@ -57,67 +59,67 @@ class ParallelStream(IterableDataset):
     ) -> None:
         check_languages(languages)
         self.paths = corpus_files(paths)
-        self.languages, self.images = tuple(languages), images_place(images)
+        self.languages, self.images = tuple(languages), resolve_image_root(images)
         self.outside_images = outside_images
         self.buffer, self.seed = buffer, seed
         check_present(self.paths, languages)
-        tally = Tally(languages)
+        checks = CorpusChecks(languages)
         for path, row in read_files(self.paths, languages):
-            tally.add(row, path)
-        tally.check(self.paths)
-        self.rows = tally.rows
+            checks.add(row, path)
+        checks.finish(self.paths)
+        self.rows = checks.rows
         self.column_names = ["id", "image", SOURCE, *self.languages]
-        self.passed_over = 0
-        self.deal(1, 0, 1)
+        self.skipped_batches = 0
+        self.assign_rank(1, 0, 1)
 
-    def deal(self, batch_size: int, process: int, processes: int) -> None:
-        """Say which batches are this process's."""
+    def assign_rank(self, batch_size: int, process: int, processes: int) -> None:
+        """Set which batches belong to this process."""
         self.batch_size, self.process, self.processes = batch_size, process, processes
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
-        """This process's rows; None for those of batches passed over."""
+        """Yield this process's rows; None for the rows of skipped batches."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        for number, (path, line_number, line) in enumerate(self.ordered()):
+        for number, (path, line_number, line) in enumerate(self.iter_shuffled()):
             turn, process = divmod(number // self.batch_size, self.processes)
             if process == self.process and turn % workers == worker:
-                yield None if turn < self.passed_over else self.parsed(path, line_number, line)
+                yield None if turn < self.skipped_batches else self.parse(path, line_number, line)
 
-    def ordered(self) -> Iterator[tuple[Path, int, bytes]]:
-        """(file, line number, line) of every row in the order of training, without end."""
+    def iter_shuffled(self) -> Iterator[Line]:
+        """Yield (file, line number, line) of every row in training order, without end."""
         for epoch in count():
             rng = random.Random(f"{self.seed}/{epoch}")
-            held: list[tuple[Path, int, bytes]] = []
-            found = 0
+            held: list[Line] = []
+            rows = 0
             for path in rng.sample(self.paths, len(self.paths)):
-                for number, line in self.lines_of(path):
-                    found += 1
+                for number, line in self.iter_file(path):
+                    rows += 1
                     if len(held) < self.buffer:
                         held.append((path, number, line))
                     else:
                         place = rng.randrange(self.buffer)
                         yield held[place]
                         held[place] = (path, number, line)
-            if found != self.rows:
+            if rows != self.rows:
                 raise ValueError(
-                    f"{names_of(self.paths)}: {self.rows:,} rows when the run started, {found:,} now; leave "
-                    "a corpus alone while it trains, and start anew with the changed one"
+                    f"{list_files(self.paths)}: {self.rows:,} rows when the run started, {rows:,} now; do not "
+                    "change a corpus while it trains; start again with the changed one"
                 )
             rng.shuffle(held)
             yield from held
 
-    def lines_of(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """As `reading.lines_of`; a file that was removed meanwhile is named."""
+    def iter_file(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines of a file; a file that was removed is named."""
         try:
-            yield from lines_of(path)
+            yield from iter_lines(path)
         except OSError as error:
             raise ValueError(
-                f"{path} cannot be read any more ({error.strerror}); leave a corpus alone while it trains"
+                f"{path} cannot be read any more ({error.strerror}); do not change a corpus while it trains"
             ) from error
 
-    def parsed(self, path: Path, number: int, line: bytes) -> dict[str, Any]:
-        """A line as `load_parallel` has a row."""
-        row = row_of(path, number, line, self.languages)
+    def parse(self, path: Path, number: int, line: bytes) -> dict[str, Any]:
+        """Parse a line to a row as in `load_parallel`."""
+        row = parse_line(path, number, line, self.languages)
         image = None
         if row.image is not None:
             root = self.images or path.parent
@@ -127,25 +129,16 @@ class ParallelStream(IterableDataset):
                     check_inside(image, [os.path.realpath(root)])
                 except ValueError as error:
                     raise ValueError(f"{path}, line {number}, row {printable(row.id)}: {error}") from error
-        return {
-            "id": row.id,
-            "image": image,
-            SOURCE: row.english,
-            **dict.fromkeys(self.languages),
-            **row.translations,
-        }
-
-    def collating(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
-        """The collator, for batches of None too: nothing."""
-        return Collating(collator)
+        texts = {SOURCE: row.english, **dict.fromkeys(self.languages), **row.translations}
+        return {"id": row.id, "image": image, **texts}
 
 
-class Collating:
-    """A collator that leaves a batch passed over alone; a class, for loading workers must pickle it."""
+class SkippingCollator:
+    """A collator that returns nothing for a skipped batch; a class, because loading workers pickle it."""
 
     def __init__(self, collator: Callable[[list], dict]) -> None:
         self.collator = collator
 
     def __call__(self, rows: list[dict[str, Any] | None]) -> dict[str, Any]:
-        """The batch, empty where it was passed over."""
+        """Collate the rows; an empty dict for a skipped batch."""
         return {} if rows[0] is None else self.collator(rows)

@@ -1,79 +1,91 @@
-"""The loss of xVLM2Vec: student's English and translations against the frozen teacher's English."""
+"""The loss of xVLM2Vec: the student's English and translated states against the teacher's English states."""
 
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from xvlm2vec_st.distillation.loss_terms import check_options, errors, similarity_divergence, unit_length
-from xvlm2vec_st.distillation.projection import add_projection
-from xvlm2vec_st.distillation.states import compared, head_of, image_marks, pooling_of, token_states, width_of
+from xvlm2vec_st.distillation.loss_terms import (
+    check_options,
+    distillation_parts,
+    error_terms,
+    is_normalized,
+    similarity_divergence,
+)
+from xvlm2vec_st.distillation.states import (
+    Features,
+    add_projection,
+    compared_states,
+    head_of,
+    image_end_token_ids,
+    pooling_of,
+    token_states,
+    width_of,
+)
 from xvlm2vec_st.distillation.teacher_cache import CachedTeacher
 from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher, Teacher
 
+States = dict[str, Tensor]
 
-def distillation_parts(
-    english: Tensor,
-    translated: Tensor,
-    target: Tensor,
-    row: Tensor,
-    *,
-    form: str = "mse",
-    dims: Sequence[int] = (),
-) -> dict[str, Tensor]:
-    """The two mean errors of the paper's loss (section 3, equation of L), unweighted, fp32.
 
-    `english`, `target`: (rows, dim); `translated`: (texts, dim), text i a translation of row
-    `row[i]`. A (row, language) is one pair, so a row's English error counts as often as it has
-    translations (at least once): with the same languages in every row, both are plain means.
-    For `form` and `dims` see `losses.errors`; the paper's is "mse" over all dimensions.
+class ErrorOptions(TypedDict):
+    """The options of `error_terms`."""
 
-    >>> x = torch.zeros(2, 3)
-    >>> parts = distillation_parts(x, x[:1] + 2, x + 1, torch.tensor([1]))
-    >>> parts["english"].item(), parts["translated"].item()
-    (1.0, 1.0)
-    """
-    english, translated, target = english.float(), translated.float(), target.float()
-    pairs = torch.bincount(row, minlength=len(english)).clamp(min=1).to(english)
-    error = errors(english, target, form=form, dims=dims).mean(-1)
-    parts = {"english": (error * pairs).sum() / pairs.sum()}
-    if len(translated):
-        parts["translated"] = errors(translated, target[row], form=form, dims=dims).mean()
-    return parts
+    distance_metric: str
+    matryoshka_dims: tuple[int, ...]
 
 
 class MultilingualDistillationLoss(nn.Module):
-    """Self-knowledge distillation into other languages (paper, section 3).
+    """Self-knowledge distillation into other languages.
 
-    Main variant: `1/2 [MSE(S(en), T(en)) + MSE(S(lang), T(en))]`; with `image_part=True` the image
-    variant: a quarter of those two and of the same two over the image part's mean state. States are
-    last-layer, pooled as the models pool (last token), not normalised; errors in fp32.
+    The main variant is `1/2 [MSE(S(en), T(en)) + MSE(S(lang), T(en))]`. With `image_part=True`, the loss is a
+    quarter of these two terms and of the same two terms over the mean state of the image part. States are the
+    pooled last-layer states (last token), not normalised. Errors are computed in fp32.
 
-    Takes the feature groups of `ParallelCollator`, of either form; returns the weighted parts by
-    name, whose sum is the loss. The teacher is not a module of the loss, so the optimizer never sees it.
+    The teacher is not a module of the loss, so the optimizer never sees it.
 
     Args:
-        model: the student, Transformer + Pooling (+ Normalize).
-        teacher: the frozen English model, any sentence-transformers model of the same width and
-            pooling. None: the student with its adapter off, which is the model that it started from
-            and takes no memory.
-        image_part: whether to add the image variant's terms.
-        form: "mse", the paper's, or "cosine", 1 - cosine, which does not see lengths.
-        english_weight: of the student's English; the translations have the rest.
-        similarity: weight of an added term, how the batch's rows lie to one another
-            (`losses.similarity_divergence`); 0: none.
-        temperature: of that term's distributions.
-        dims: Matryoshka: every error over the first d dimensions for each d, equally weighted.
-        cache: a folder in which the teacher's targets are kept and found again: see `CachedTeacher`.
-        projection: allow another width or pooling: a learnt Dense layer is added to the student.
+        model: the student: Transformer + Pooling (+ Dense) (+ Normalize).
+        teacher: the frozen English model, any sentence-transformers model of the same width and pooling.
+            None: the student with its adapter disabled. That is the model it started from, without extra
+            memory.
+        image_part: add the terms of the image part.
+        distance_metric: "mse" (the paper's) or "cosine" (1 - cosine, which ignores lengths).
+        english_weight: weight of the English term; the translations get the rest.
+        similarity_weight: weight of an added term that compares the similarities between the rows of a batch
+            (`loss_terms.similarity_divergence`); 0: no such term.
+        temperature: temperature of these similarities.
+        matryoshka_dims: compute every error over the first d dimensions too, for each d, equally weighted.
+        cache: folder that keeps the teacher's targets: see `CachedTeacher`.
+        projection: allow another width or pooling: a Dense layer is added to the student and trained.
 
     Raises:
-        ValueError: student and teacher are one object, or differ in width or pooling; no teacher, and
-            a student that learns more than an adapter; an option out of range.
+        ValueError: student and teacher are the same object, or differ in width or pooling; there is no teacher
+            and the student trains more than an adapter; an option is out of range.
+
+    References:
+        xVLM2Vec: Adapting LVLM-based embedding models to multilinguality using Self-Knowledge Distillation,
+        section 3: https://arxiv.org/abs/2503.09313
+
+    Inputs:
+        The feature groups of `ParallelCollator`: one group `texts_*`, or up to four groups by side and image.
+
+        ============== ======================== ==============================================================
+        key            shape                    meaning
+        ============== ======================== ==============================================================
+        input_ids, …   (texts, tokens), …       what `model.preprocess` returns
+        row            (texts,)                 row of the batch that a text belongs to; -1: no row
+        language       (texts,)                 0: English, else 1 + the place in the collator's `languages`
+        side           "en" or "translated"     only with several groups
+        inputs         list of English inputs   only if the teacher needs them
+        ============== ======================== ==============================================================
+
+    Returns:
+        The weighted parts by name, 0-d fp32 tensors. Their sum is the loss.
 
     Example::
 
@@ -87,150 +99,154 @@ class MultilingualDistillationLoss(nn.Module):
         teacher: SentenceTransformer | None = None,
         *,
         image_part: bool = False,
-        form: str = "mse",
+        distance_metric: str = "mse",
         english_weight: float = 0.5,
-        similarity: float = 0.0,
+        similarity_weight: float = 0.0,
         temperature: float = 0.05,
-        dims: Sequence[int] = (),
+        matryoshka_dims: Sequence[int] = (),
         cache: str | Path | None = None,
         projection: bool = False,
     ) -> None:
         super().__init__()
-        differ = teacher is not None and check_pair(model, teacher, projection=projection)
-        if differ:
+        projects = teacher is not None and check_pair(model, teacher, projection=projection)
+        if teacher is not None and projects:
             add_projection(model, width_of(teacher))
         self.model = model
-        self.head = [*head_of(model)]  # a list: the modules are the student's, not the loss's
+        self.head = [*head_of(model)]  # a list: these are modules of the student, not of the loss
         self.image_part = image_part
-        self.marks = image_marks(model) if image_part else ()
+        self.end_token_ids = image_end_token_ids(model) if image_part else ()
         self.teacher: Teacher = (
             AdapterTeacher(model, image_part=image_part)
             if teacher is None
             else FrozenTeacher(teacher, model, image_part=image_part)
         )
-        if image_part and (differ or self.teacher.needs_given):
+        if image_part and (projects or self.teacher.needs_inputs):
             raise ValueError(
-                "the image variant needs a teacher that reads as the student does; use the main one"
+                "image_part=True needs a teacher with the student's preprocessing and width; pass image_part=False"
             )
-        self.options = {"form": form, "dims": tuple(dims)}
-        self.english_weight, self.similarity, self.temperature = english_weight, similarity, temperature
+        self.options = ErrorOptions(distance_metric=distance_metric, matryoshka_dims=tuple(matryoshka_dims))
+        self.english_weight, self.temperature = english_weight, temperature
+        self.similarity_weight = similarity_weight
         check_options(
             width=width_of(model),
             english_weight=english_weight,
-            similarity=similarity,
+            similarity_weight=similarity_weight,
             temperature=temperature,
             **self.options,
         )
         if cache is not None:
             self.teacher = CachedTeacher(self.teacher, cache)
-        # Of the last batch, for the trainer to look at where a loss is not a number.
-        self.targets: dict[str, Tensor] | None = None
+        # Of the last batch: the trainer looks at them if the loss is not a number, and for its log.
+        self.targets: States | None = None
         self.watched: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._told = False
+        self._checked_lengths = False
 
-    def forward(
-        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Weighted parts of one batch, each a 0-d fp32 tensor."""
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the weighted parts of one batch."""
         english, translated, target = [], [], []
-        idle = 0.0
+        idle: Tensor | float = 0.0
         for features in sentence_features:
-            states = token_states(self.model, features)
-            found = self._compared(states, features)
+            states = self._compute_states(features)
             if features.get("side") == "en":
-                english.append(found)
-                target.append(self._targets(features, None))
+                english.append(states)
+                target.append(self._compute_targets(features, None))
             elif "side" in features:
-                translated.append(found)
+                translated.append(states)
             else:
-                real = features["row"] >= 0  # below 0: a stand-in, so that every process runs every layer
-                source, other = (features["language"] == 0) & real, (features["language"] != 0) & real
+                real = features["row"] >= 0  # -1: a text without a row, so that every process runs all layers
+                is_english = (features["language"] == 0) & real
+                is_translated = (features["language"] != 0) & real
                 if not real.all():
-                    idle = found["sentence"][~real].sum() * 0.0
-                english.append({key: value[source] for key, value in found.items()})
-                if other.any():
-                    translated.append({key: value[other] for key, value in found.items()})
-                target.append(self._targets(features, source))
+                    idle = states["sentence"][~real].sum() * 0.0
+                english.append({key: value[is_english] for key, value in states.items()})
+                if is_translated.any():
+                    translated.append({key: value[is_translated] for key, value in states.items()})
+                target.append(self._compute_targets(features, is_english))
         parts = self.compute_loss_from_states(english, translated, target)
         return parts | {"english": parts["english"] + idle}
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether student and teacher compute what a batch's rows share only once: see `LVLM`."""
+        """Whether student and teacher compute what the texts of a row share only once: see `LVLM`."""
         return all(getattr(m[0], "shares_prefix", False) for m in (self.model, self.teacher.model))
 
     @property
-    def needs_given(self) -> bool:
-        """Whether the collator has to pass the English inputs themselves on."""
-        return self.teacher.needs_given
+    def needs_inputs(self) -> bool:
+        """Whether the collator must pass the English inputs on."""
+        return self.teacher.needs_inputs
 
     def compute_loss_from_states(
-        self, english: list[dict], translated: list[dict], target: list[dict]
+        self, english: list[States], translated: list[States], target: list[States]
     ) -> dict[str, Tensor]:
         """The weighted parts from compared states: lists of `{"row", "sentence", "image_part"}`."""
-        source, aim = joined(english), joined(target)
+        source, aim = concatenate(english), concatenate(target)
         order = torch.argsort(source["row"])
-        self._warn(aim["sentence"])
+        self._warn_if_normalized(aim["sentence"])
         self.targets = {name: value.detach() for name, value in aim.items() if name != "row"}
-        parts: dict[str, Tensor] = {}
-        names = {"sentence": "", "image_part": "_image_part"} if self.image_part else {"sentence": ""}
-        weights = {"english": self.english_weight, "translated": 1 - self.english_weight}
-        # Rows in order, so that a text's row number is its row's place.
+        # In row order, so that a translation's row number is an index.
         source, aim = ({key: value[order] for key, value in states.items()} for states in (source, aim))
-        none = {key: value[:0] for key, value in source.items()}
-        other = joined(translated) if translated else none
+        other = concatenate(translated) if translated else {key: value[:0] for key, value in source.items()}
+        weights = {"english": self.english_weight, "translated": 1 - self.english_weight}
+        names = {"sentence": "", "image_part": "_image_part"} if self.image_part else {"sentence": ""}
+        parts: dict[str, Tensor] = {}
         for name, suffix in names.items():
             terms = distillation_parts(source[name], other[name], aim[name], other["row"], **self.options)
-            parts |= {
-                f"{term}{suffix}": value * (weights[term] / len(names)) for term, value in terms.items()
-            }
-        if self.similarity:
-            both = {"english": source, "translated": other} if translated else {"english": source}
-            for term, states in both.items():
+            for term, value in terms.items():
+                parts[f"{term}{suffix}"] = value * (weights[term] / len(names))
+        if self.similarity_weight:
+            sides = {"english": source, "translated": other} if translated else {"english": source}
+            for term, states in sides.items():
                 divergence = similarity_divergence(
                     states["sentence"].float(),
                     aim["sentence"],
                     states["row"],
                     temperature=self.temperature,
-                    dims=self.options["dims"],
+                    matryoshka_dims=self.options["matryoshka_dims"],
                 )
-                parts[f"{term}_similarity"] = divergence * (weights[term] * self.similarity)
+                parts[f"{term}_similarity"] = divergence * (weights[term] * self.similarity_weight)
         self._watch(source, other, aim["sentence"])
         return parts
 
-    def _targets(self, features: dict, source: Tensor | None) -> dict[str, Tensor]:
+    def _compute_states(self, features: Features) -> States:
+        states = compared_states(self.head, token_states(self.model, features), features, self.end_token_ids)
+        return states | {key: features[key] for key in ("row", "language") if key in features}
+
+    def _compute_targets(self, features: Features, source: Tensor | None) -> States:
         row = features["row"] if source is None else features["row"][source]
         return {"row": row} | self.teacher.targets(features, source)
 
-    def _compared(self, states: dict[str, Tensor], features: dict) -> dict[str, Tensor]:
-        found = {"row": features["row"]} | compared(self.head, states, features, self.marks)
-        return found | ({"language": features["language"]} if "language" in features else {})
-
     @torch.no_grad()
-    def _watch(self, source: dict, other: dict, target: Tensor) -> None:
-        """Note each text's (row, language, error) for the trainer's log, in the form that is trained."""
+    def _watch(self, source: States, other: States, target: Tensor) -> None:
+        """Store (row, language, error) of each text for the trainer's log."""
         if "language" in source:
             self.watched = [
-                (states["row"], states["language"], errors(states["sentence"], aim, **self.options).mean(-1))
+                (
+                    states["row"],
+                    states["language"],
+                    error_terms(states["sentence"], aim, **self.options).mean(-1),
+                )
                 for states, aim in ((source, target), (other, target[other["row"]]))
             ]
 
-    def _warn(self, target: Tensor) -> None:
-        if self._told or self.options["form"] != "mse":
+    def _warn_if_normalized(self, target: Tensor) -> None:
+        if self._checked_lengths or self.options["distance_metric"] != "mse":
             return
-        self._told = True
-        if unit_length(target):
+        self._checked_lengths = True
+        if is_normalized(target):
             warnings.warn(
-                "the teacher's states are normalised: a squared error a dimension is then of order "
-                f"1/{target.shape[-1]}, and gradients nearly vanish; take the form that sees no lengths: "
-                'form="cosine" (--form cosine)',
+                "the teacher's states are normalised: the squared error per dimension is of order "
+                f"1/{target.shape[-1]}, and gradients nearly vanish; pass distance_metric='cosine'",
                 stacklevel=2,
             )
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says of the loss."""
-        told = {"image_part": self.image_part, **self.options, "english_weight": self.english_weight}
-        return told | {"similarity": self.similarity}
+        """The options that the model card lists."""
+        return {
+            "image_part": self.image_part,
+            **self.options,
+            "english_weight": self.english_weight,
+            "similarity_weight": self.similarity_weight,
+        }
 
     @property
     def citation(self) -> str:
@@ -243,33 +259,31 @@ class MultilingualDistillationLoss(nn.Module):
         )
 
 
-def joined(groups: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def concatenate(groups: list[States]) -> States:
     """Concatenate the states of several groups."""
     return {key: torch.cat([group[key] for group in groups]) for key in groups[0]}
 
 
-def check_pair(
-    student: SentenceTransformer, teacher: SentenceTransformer, *, projection: bool = False
-) -> bool:
-    """Refuse a student and a teacher whose states cannot be compared; True where a projection is due.
+def check_pair(student: SentenceTransformer, teacher: SentenceTransformer, *, projection: bool = False) -> bool:
+    """Check that the states of two models can be compared; True if the student needs a projection.
 
     Raises:
-        ValueError: one object twice; another width or pooling, and no projection.
+        ValueError: both are the same object; width or pooling differ, and `projection` is False.
     """
     if student is teacher:
-        raise ValueError("student and teacher are one object: load the teacher a second time")
-    ours, theirs = width_of(student), width_of(teacher)
+        raise ValueError("student and teacher are the same object; load the teacher a second time")
+    widths = [width_of(model) for model in (student, teacher)]
     modes = [pooling_of(model).pooling_mode for model in (student, teacher)]
     if projection:
-        return ours != theirs or modes[0] != modes[1]
-    if ours != theirs:
+        return widths[0] != widths[1] or modes[0] != modes[1]
+    if widths[0] != widths[1]:
         raise ValueError(
-            f"the student is {ours} wide and the teacher {theirs}; the error is taken dimension by "
-            "dimension, so both must be equally wide, or the student learns a projection (projection=True)"
+            f"the student has {widths[0]} dimensions and the teacher {widths[1]}; the error is computed per "
+            "dimension, so pass models of equal width, or projection=True"
         )
     if modes[0] != modes[1]:
         raise ValueError(
             f"the student pools by {modes[0]!r} and the teacher by {modes[1]!r}; start the student as a copy "
-            "of the teacher, give both one pooling, or learn a projection (projection=True)"
+            "of the teacher, use the same pooling, or pass projection=True"
         )
     return False

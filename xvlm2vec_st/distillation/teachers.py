@@ -1,42 +1,58 @@
-"""Where the targets come from: a frozen English model, or the student with its adapter off."""
+"""Teachers: a frozen English model, or the student with its adapter disabled."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from xvlm2vec_st.distillation.states import compared, head_of, image_marks, selected, token_states, width_of
-from xvlm2vec_st.distillation.teacher_cache import preprocessing
+from xvlm2vec_st.distillation.fingerprint import preprocessing_signature
+from xvlm2vec_st.distillation.states import (
+    Features,
+    compared_states,
+    head_of,
+    image_end_token_ids,
+    select_rows,
+    token_states,
+    width_of,
+)
 from xvlm2vec_st.encoding.batches import images_in
 from xvlm2vec_st.encoding.inputs import text_inputs
+from xvlm2vec_st.utils.modules import transformer_of
 
 
 class Teacher(Protocol):
-    """What a loss asks of a teacher."""
+    """What the loss needs of a teacher.
+
+    Attributes:
+        model: the teacher model.
+        parts: names of the targets: "sentence" and optionally "image_part".
+        width: dimensions of each target.
+        is_student: whether the model is the student itself.
+        needs_inputs: whether batches must hold the English inputs, not only their features.
+    """
 
     model: SentenceTransformer
-    forwards: int
-    needs_given: bool
+    parts: tuple[str, ...]
+    width: int
+    is_student: bool
+    needs_inputs: bool
 
-    def targets(self, features: dict, source: Tensor | None = None) -> dict[str, Tensor]:
-        """What the student's states are compared with, a row each of the batch's English texts."""
+    def targets(self, features: Features, source: Tensor | None = None) -> dict[str, Tensor]:
+        """The states that the student's are compared with, one row per English text of the batch."""
 
 
 class FrozenTeacher:
-    """A model that only looks: in eval mode, without gradients, and no module of any loss.
+    """A model in eval mode, without gradients, outside of the loss' modules.
 
-    It is deliberately not an `nn.Module`: the trainer hands every trainable parameter of the loss
-    to the optimizer, and moves and wraps its children.
+    It is not an `nn.Module` on purpose: the trainer passes every trainable parameter of the loss to the
+    optimizer, and moves and wraps its children.
 
     Args:
-        model: any model of Transformer, Pooling and what may follow: an LVLM or a text model.
-        student: the model whose features it is shown; None: one that reads as it does itself. Where
-            they read in different ways, the teacher is shown the inputs themselves.
-        image_part: whether targets hold the image part's mean state too.
-
-    Attributes:
-        forwards: how often the model was run.
+        model: Transformer, Pooling and optional further modules: an LVLM or a text model.
+        student: the model that the features are made for. If the two preprocess differently, the teacher
+            preprocesses the inputs itself. None: the features are the teacher's own.
+        image_part: whether targets include the mean state of the image part.
     """
 
     is_student = False
@@ -49,82 +65,82 @@ class FrozenTeacher:
         image_part: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.needs_given = student is not None and preprocessing(student) != preprocessing(model)
+        self.needs_inputs = student is not None and (
+            preprocessing_signature(student) != preprocessing_signature(model)
+        )
         self._prepare(image_part)
 
     def _prepare(self, image_part: bool) -> None:
         self.head = head_of(self.model)
         self.width = width_of(self.model)
-        self.parts = ("sentence", "image_part") if image_part else ("sentence",)
-        self.marks = image_marks(self.model) if image_part else ()
-        self.forwards = 0
+        self.parts: tuple[str, ...] = ("sentence", "image_part") if image_part else ("sentence",)
+        self.end_token_ids = image_end_token_ids(self.model) if image_part else ()
 
-    def targets(self, features: dict, source: Tensor | None = None) -> dict[str, Tensor]:
-        """fp32 `sentence` and, where asked for, `image_part` states: (rows, dim) each, in the rows' order.
+    def targets(self, features: Features, source: Tensor | None = None) -> dict[str, Tensor]:
+        """fp32 `sentence` and, with `image_part`, `image_part` states: (rows, dim) each, in row order.
 
         Args:
-            features: of the batch, `given` (the English inputs) among them where they are needed.
-            source: (texts,) which of the texts are English; None: all.
+            features: of the batch; with `needs_inputs`, they hold the English `inputs`.
+            source: (texts,) bool, which texts are English; None: all.
 
         Raises:
-            ValueError: a row with an image, for a teacher that reads texts only.
+            ValueError: a row has an image, and the teacher embeds texts only.
         """
-        if self.needs_given:
-            return self._seen(self._own_features(features))
-        asked = features if source is None else selected(features, source)
-        if asked is not None:
-            return self._seen(asked)
-        return {name: value[source] for name, value in self._seen(features).items()}
+        if self.needs_inputs:
+            return self._compute(self._preprocess(features))
+        selected = features if source is None else select_rows(features, source)
+        if selected is not None:
+            return self._compute(selected)
+        return {name: value[source] for name, value in self._compute(features).items()}
 
-    def _seen(self, features: dict) -> dict[str, Tensor]:
-        return compared(self.head, self.states(features), features, self.marks)
+    def _compute(self, features: Features) -> dict[str, Tensor]:
+        return compared_states(self.head, self.states(features), features, self.end_token_ids)
 
-    def _own_features(self, features: dict) -> dict:
+    def _preprocess(self, features: Features) -> Features:
         device = features["row"].device
-        for row, item in enumerate(features["given"]):
-            if images_in(item) and "image" not in str(self.model[0].modalities):
+        modalities = transformer_of(self.model).modalities
+        for row, item in enumerate(features["inputs"]):
+            if images_in(item) and "image" not in str(modalities):
                 raise ValueError(
-                    f"row {row} of the batch has an image, and the teacher reads {self.model[0].modalities} "
-                    "only; leave images out of the corpus, or take a teacher that sees them"
+                    f"row {row} of the batch has an image, and the teacher embeds {modalities} only; remove "
+                    "images from the corpus, or use a teacher that embeds them"
                 )
-        own = self.model.preprocess(text_inputs(self.model, features["given"]))
-        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in own.items()}
+        result = self.model.preprocess(text_inputs(self.model, features["inputs"]))
+        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in result.items()}
 
     @torch.no_grad()
-    def states(self, features: dict) -> dict[str, Tensor]:
+    def states(self, features: Features) -> dict[str, Tensor]:
         """Token states of English features, on the features' device."""
         device = features["input_ids"].device
         if self.model.device != device:
             self.model.to(device)
-        self.forwards += 1
         return token_states(self.model, features)
 
 
 class AdapterTeacher(FrozenTeacher):
-    """The student itself with its adapter off: the model that it started from, in no memory of its own.
+    """The student with its adapter disabled: the model that it started from, without extra memory.
 
     Raises:
-        ValueError: the student has no adapter, or learns more than its adapter.
+        ValueError: the student has no adapter, or other parameters learn too.
     """
 
     is_student = True
 
     def __init__(self, student: SentenceTransformer, *, image_part: bool = False) -> None:
-        learning = [name for name, p in student.named_parameters() if p.requires_grad]
-        if not learning or any("lora_" not in name for name in learning):
+        trainable = [name for name, p in student.named_parameters() if p.requires_grad]
+        if not trainable or any("lora_" not in name for name in trainable):
             raise ValueError(
-                "the student is its own teacher only where it learns an adapter and nothing else; add one "
-                f"(student.add_adapter(lora_config(…))) or pass a teacher; learning now: {learning[:3]}"
+                "without a teacher, the student must train an adapter and nothing else; add one "
+                f"(student.add_adapter(lora_config(…))), or pass a teacher; trainable now: {trainable[:3]}"
             )
         self.model = student
-        self.needs_given = False
+        self.needs_inputs = False
         self._prepare(image_part)
 
     @torch.no_grad()
-    def states(self, features: dict) -> dict[str, Tensor]:
+    def states(self, features: Features) -> dict[str, Tensor]:
         """Token states of English features, without the adapter and its dropout."""
-        inner, training = self.model[0].model, self.model.training
-        self.forwards += 1
+        training, inner = self.model.training, cast("torch.nn.Module", transformer_of(self.model).model)
         inner.disable_adapters()
         self.model.eval()
         try:

@@ -1,4 +1,4 @@
-"""Which inputs go through a model together: rows of one image are neighbours."""
+"""Group the inputs of `encode` into batches: inputs with the same image go together."""
 
 import os
 from collections.abc import Hashable, Sequence
@@ -10,15 +10,15 @@ from xvlm2vec_st.encoding.inputs import InputError
 from xvlm2vec_st.images.hashing import image_key
 
 
-def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
-    """Numbers of the inputs in each batch, at most `batch_size` in one.
+def plan_batches(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
+    """The numbers of the inputs in each batch; a batch never exceeds `batch_size` inputs.
 
-    Inputs with the same images stand together, in one batch if they fit into one; what takes most
-    tokens first, by size of the images and then length of all texts, so that neighbours are alike and
-    little is padded; inputs without an image last.
+    Inputs with the same images are neighbours, and share a batch if they fit. Groups are sorted by the size of their
+    images and then by the length of their texts, largest first, so that little is padded. Inputs without an image come
+    last.
 
     >>> red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
-    >>> batches_of([{"image": red, "text": "a"}, "b", blue, {"image": red, "text": "cc"}], 2)
+    >>> plan_batches([{"image": red, "text": "a"}, "b", blue, {"image": red, "text": "cc"}], 2)
     [[3, 0], [2, 1]]
     """
     known: dict[int, Hashable] = {}
@@ -57,7 +57,7 @@ def batches_of(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
 
 
 def images_in(item: Any) -> list[Any]:
-    """The images of one input, in any form that the host takes; a text that is a path is a text here."""
+    """The images of an input. Accepts every image type that sentence-transformers does; a string is text."""
     if isinstance(item, Image.Image):
         return [item]
     if isinstance(item, dict):
@@ -66,15 +66,16 @@ def images_in(item: Any) -> list[Any]:
         if item.get("type") == "image":
             return [item[key] for key in ("image", "url", "path", "base64") if key in item]
         images = item.get("image")
-        several = list(images) if isinstance(images, list | tuple) else [images]
-        return [] if images is None else several
+        if images is None:
+            return []
+        return list(images) if isinstance(images, list | tuple) else [images]
     if isinstance(item, list | tuple):
         return [image for part in item for image in images_in(part)]
     return []
 
 
 def key_of(image: Any, known: dict[int, Hashable]) -> Hashable:
-    """A path as it is; else the content's key, taken once an object."""
+    """The path of an image, or else the key of its content, computed once per object."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     if id(image) not in known:
@@ -83,7 +84,7 @@ def key_of(image: Any, known: dict[int, Hashable]) -> Hashable:
 
 
 def size_of(image: Any) -> int:
-    """Pixels, as far as they are known without opening a file."""
+    """The number of pixels, if it is known without opening a file; else 0."""
     if isinstance(image, Image.Image):
         return image.width * image.height
     shape = getattr(image, "shape", ())
@@ -91,7 +92,7 @@ def size_of(image: Any) -> int:
 
 
 def text_length(item: Any) -> int:
-    """Characters of an input's texts."""
+    """The number of characters of an input's texts."""
     if isinstance(item, str):
         return len(item)
     if isinstance(item, dict):

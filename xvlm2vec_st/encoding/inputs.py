@@ -1,4 +1,4 @@
-"""Inputs of `encode` before the processor: images opened, missing parts left out, rows named."""
+"""Inputs of `encode` before the processor: open images, drop missing parts, name rows in errors."""
 
 import os
 from collections.abc import Sequence
@@ -15,54 +15,54 @@ SOURCES = ("image", "url", "path", "base64")
 
 
 class InputError(ValueError):
-    """An input that cannot be embedded: `row` is its place among the inputs of this call."""
+    """An input that cannot be embedded; `row` is its place among the inputs of this call."""
 
     def __init__(self, row: int, item: Any, reason: str) -> None:
-        """Name the row."""
+        """Start the message with the row."""
         super().__init__(f"row {row}{reason if reason.startswith(',') else f': {reason}'}")
         self.row, self.item, self.reason = row, item, reason
 
     def __reduce__(self) -> tuple:
-        """Pickled without the input, which may be large: a worker sends it to its parent."""
+        """Pickle without the input, which may be large: a worker sends the error to its parent."""
         return type(self), (self.row, None, self.reason)
 
-    def among(self, inputs: Sequence[Any]) -> "InputError":
-        """The same error, with the row's place in `inputs`, of which this call had a batch."""
+    def with_place_in(self, inputs: Sequence[Any]) -> "InputError":
+        """The same error with the row's place in `inputs`, which this call had a batch of."""
         places = (number for number, item in enumerate(inputs) if item is self.item)
         return InputError(next(places, self.row), self.item, self.reason)
 
 
-def text_input(given: Any) -> Any:
-    """A text as an input that is nothing but text, also where it is the address or path of an image.
+def text_input(item: Any) -> Any:
+    """Wrap a string so that it is embedded as text, even if it is the address or path of an image.
 
-    sentence-transformers looks at a bare str and opens or fetches what looks like a file; it does not at
-    the text of a dict. Other inputs stay as they are.
+    sentence-transformers 6.2 opens or fetches a plain string that looks like a file, but not the text of a dict. Other
+    inputs are returned unchanged.
 
     >>> text_input("https://example.org/dog.png")
     {'text': 'https://example.org/dog.png'}
     """
-    return {"text": given} if isinstance(given, str) else given
+    return {"text": item} if isinstance(item, str) else item
 
 
-def text_inputs(model: Any, given: Sequence[Any]) -> list[Any]:
-    """Inputs for `encode` of a model: a model of texts alone takes a str as it is."""
+def text_inputs(model: Any, items: Sequence[Any]) -> list[Any]:
+    """Apply `text_input` to all inputs, unless the model embeds texts only."""
     if list(getattr(model, "modalities", ("text",))) == ["text"]:
-        return list(given)
-    return [text_input(item) for item in given]
+        return list(items)
+    return [text_input(item) for item in items]
 
 
 def open_inputs(inputs: Sequence[Any]) -> list[Any]:
-    """The inputs with every image opened, each path and object once, and parts that are None left out.
+    """Open every image of the inputs, each path and object once, and drop parts that are None.
 
     Raises:
-        InputError: an image cannot be read; an input has neither a text nor an image.
+        InputError: an image cannot be read; an input has neither text nor image.
     """
     opened: dict[Any, Image.Image] = {}
     return [open_input(row, item, opened) for row, item in enumerate(inputs)]
 
 
 def open_input(row: int, item: Any, opened: dict[Any, Image.Image]) -> Any:
-    """One input; `opened` keeps the images of a call.
+    """Open the images of one input; `opened` caches the images of a call.
 
     >>> open_input(0, {"image": None, "text": "a dog"}, {})
     {'text': 'a dog'}
@@ -118,5 +118,5 @@ def open_input(row: int, item: Any, opened: dict[Any, Image.Image]) -> Any:
 
     result = parts(item)
     if result is None or (isinstance(result, dict) and not result):
-        raise InputError(row, item, "there is neither a text nor an image; leave the row out")
+        raise InputError(row, item, "it has neither text nor image; remove the row")
     return result

@@ -1,11 +1,11 @@
-"""Rows that share their images, packed so that what they share is computed once.
+"""Pack rows that share their images, so that the shared prefix is computed once.
 
-Attention is causal and images come first, so the states of a shared prefix do not depend on what
-follows it. A group of rows becomes one stretch of tokens, the prefix once and then each row's own
-tokens, its branch. A branch sees the prefix and itself, its positions go on where the prefix ends:
-the same function, token by token, as row by row. Stretches lie side by side in rows of one width.
+Attention is causal and images come first, so the states of a shared prefix do not depend on the tokens after it. A
+group of rows becomes one stretch of tokens: the prefix once, then the remaining tokens of each row, its branch. A branch
+attends to the prefix and to itself, and its positions continue after the prefix. So each token gets the same state as
+row by row. Stretches lie side by side in packed rows of one width.
 
-Pure functions on tensors; no model is known here.
+Pure functions on tensors, without a model.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the tokens of a batch stand in the packed one.
+    """The places of a batch's tokens in the packed batch.
 
     Attributes:
         slot: (rows, tokens) place of each token in the flattened packed batch; -1 for padding.
-        stretch: (packed rows, width) number of the stretch that a place belongs to; -1 for padding.
-        branch: (packed rows, width) 0 in a prefix, else 1 + the row whose own token stands there.
-        groups: the groups' numbers in the order in which their stretches stand.
+        stretch: (packed rows, width) number of the stretch at each place; -1 for padding.
+        branch: (packed rows, width) 0 in a prefix, else 1 + the row that the token belongs to.
+        groups: numbers of the groups, in the order of their stretches.
     """
 
     slot: Tensor
@@ -31,23 +31,19 @@ class Plan:
     branch: Tensor
     groups: tuple[int, ...]
 
-    @property
-    def saved(self) -> float:
-        """The part of the padded batch's tokens that the packed one does without."""
-        return 1 - self.stretch.numel() / self.slot.numel()
-
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many leading ids all rows share.
+    """The number of leading ids that all rows share.
 
     >>> common_prefix([[1, 9, 9, 4], [1, 9, 9, 5, 6]])
     3
     """
-    shortest, longest = min(rows), max(rows)  # what these two share, all between them share
-    for place, (first, second) in enumerate(zip(shortest, longest, strict=False)):
+    # In lexicographic order, all rows between the first and the last share what these two share.
+    first_row, last_row = min(rows), max(rows)
+    for place, (first, second) in enumerate(zip(first_row, last_row, strict=False)):
         if first != second:
             return place
-    return min(len(shortest), len(longest))
+    return min(len(first_row), len(last_row))
 
 
 def plan_rows(
@@ -58,18 +54,17 @@ def plan_rows(
     limit: int,
     boundary: int | None = None,
 ) -> Plan:
-    """Lay out a batch.
+    """Plan the layout of a batch.
+
+    Packed rows are as wide as the longest stretch. Stretches keep the order of their groups' first rows. Rows without a
+    group fill the remaining room.
 
     Args:
         attention_mask: (rows, tokens), 1 for real tokens, padding on either side.
-        group: (rows,) rows of one number share their leading tokens; -1: a row for itself.
-        shared: (rows,) how many leading tokens a row has in common with its group.
-        limit: tokens of a stretch at most; a larger group is split, a single row never.
-        boundary: rows up to this length and rows beyond are kept apart (rotary factors that
-            change with a row's length).
-
-    Packed rows are as wide as the longest stretch. Stretches keep the order of their groups' first
-    rows; rows of no group fill what room is left.
+        group: (rows,) rows with the same number share their leading tokens; -1: no group.
+        shared: (rows,) number of leading tokens that a row shares with its group.
+        limit: maximum tokens per stretch. A larger group is split; a single row is not.
+        boundary: separates rows up to this length from longer ones (rotary factors that depend on a row's length).
 
     >>> plan = plan_rows(torch.ones(2, 3), torch.tensor([0, 0]), torch.tensor([2, 2]), limit=9)
     >>> plan.slot.tolist(), plan.branch.tolist()
@@ -81,7 +76,7 @@ def plan_rows(
     stretches = group_rows(lengths, numbers, prefix, limit, boundary)
     sizes = [prefix[rows[0]] + sum(lengths[r] - prefix[r] for r in rows) for rows in stretches]
     width = max(sizes)
-    starts, count = fill(sizes, [numbers[rows[0]] >= 0 for rows in stretches], width)
+    starts, count = place_stretches(sizes, [numbers[rows[0]] >= 0 for rows in stretches], width)
 
     slots = torch.full(attention_mask.shape, -1, dtype=torch.long)
     stretch, branch = torch.full((count * width,), -1), torch.zeros(count * width, dtype=torch.long)
@@ -89,12 +84,12 @@ def plan_rows(
     for number, (rows, start) in enumerate(zip(stretches, starts, strict=True)):
         stretch[start : start + sizes[number]] = number
         common = torch.arange(start, start + prefix[rows[0]])
-        own = start + len(common)
+        end = start + len(common)
         for row in rows:
-            rest = torch.arange(own, own + lengths[row] - prefix[row])
+            rest = torch.arange(end, end + lengths[row] - prefix[row])
             slots[row, real[row]] = torch.cat((common, rest))
             branch[rest] = row + 1
-            own += len(rest)
+            end += len(rest)
     device = attention_mask.device
     shape = (count, width)
     groups = tuple(numbers[rows[0]] for rows in stretches if numbers[rows[0]] >= 0)
@@ -104,7 +99,7 @@ def plan_rows(
 def group_rows(
     lengths: Sequence[int], group: Sequence[int], prefix: Sequence[int], limit: int, boundary: int | None
 ) -> list[list[int]]:
-    """The rows of each stretch, in the order of first rows.
+    """The rows of each stretch, in the order of their first rows.
 
     >>> group_rows([5, 2, 5, 5], [0, -1, 0, 0], [3, 0, 3, 3], 8, None)
     [[0, 2], [1], [3]]
@@ -115,23 +110,23 @@ def group_rows(
     for row, length in enumerate(lengths):
         key = (group[row], boundary is not None and length > boundary)
         at = current.get(key) if group[row] >= 0 else None
-        own = length - prefix[row]
-        if at is None or size[at] + own > limit:
+        rest = length - prefix[row]
+        if at is None or size[at] + rest > limit:
             at = current[key] = len(stretches)
             stretches.append([])
             size[at] = prefix[row]
         stretches[at].append(row)
-        size[at] += own
+        size[at] += rest
     return stretches
 
 
-def fill(sizes: Sequence[int], ordered: Sequence[bool], width: int) -> tuple[list[int], int]:
+def place_stretches(sizes: Sequence[int], ordered: Sequence[bool], width: int) -> tuple[list[int], int]:
     """(start of each stretch in the flattened packed batch, number of packed rows).
 
-    Ordered stretches go to the last row or a new one, so that they keep their order; the others,
-    longest first, to the first row with room.
+    Ordered stretches go to the last packed row or to a new one, which keeps their order. The others go to the first
+    packed row with room, longest first.
 
-    >>> fill([5, 2, 4, 3], [True, False, True, False], 6)
+    >>> place_stretches([5, 2, 4, 3], [True, False, True, False], 6)
     ([0, 10, 6, 12], 3)
     """
     used: list[int] = []
@@ -154,7 +149,7 @@ def fill(sizes: Sequence[int], ordered: Sequence[bool], width: int) -> tuple[lis
 
 
 def pack(plan: Plan, tokens: Tensor, pad: int = 0) -> Tensor:
-    """(…, rows, tokens) values a token → (…, packed rows, width); `pad` where nothing stands.
+    """Pack values per token: (…, rows, tokens) -> (…, packed rows, width), with `pad` at unused places.
 
     >>> plan = plan_rows(torch.ones(2, 3), torch.tensor([0, 0]), torch.tensor([2, 2]), limit=9)
     >>> pack(plan, torch.tensor([[1, 9, 4], [1, 9, 5]])).tolist()
@@ -167,26 +162,26 @@ def pack(plan: Plan, tokens: Tensor, pad: int = 0) -> Tensor:
 
 
 def unpack(plan: Plan, states: Tensor) -> Tensor:
-    """(packed rows, width, dim) states → (rows, tokens, dim); zero where padding stands."""
+    """Unpack states: (packed rows, width, dim) -> (rows, tokens, dim), with zeros for padding."""
     flat = states.flatten(0, 1)
     rows = flat.index_select(0, plan.slot.clamp(min=0).flatten()).unflatten(0, plan.slot.shape)
     return rows * (plan.slot >= 0).unsqueeze(-1)
 
 
 def attention_mask(plan: Plan, dtype: torch.dtype) -> Tensor:
-    """What each place may look at, to be added to scores: (packed rows, 1, width, width), 0 or lowest.
+    """The packed attention mask, added to scores: (packed rows, 1, width, width), 0 or the lowest value.
 
-    Itself and what stands before it in its stretch: the prefix, and its own branch. Padding sees
-    itself, for a row of nothing but the lowest would have no softmax.
+    A place attends to itself, and to earlier places of its stretch in the prefix or in its branch. Padding attends to
+    itself, because the softmax of a row without any 0 is undefined.
 
     >>> plan = plan_rows(torch.ones(2, 2), torch.tensor([0, 0]), torch.tensor([1, 1]), limit=9)
     >>> (attention_mask(plan, torch.float32) == 0)[0, 0].int().tolist()
     [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     """
     stretch, branch = plan.stretch, plan.branch
-    own = (branch[:, None] == 0) | (branch[:, None] == branch[..., None])
-    together = (stretch[:, None] == stretch[..., None]) & (stretch[..., None] >= 0) & own
+    reachable = (branch[:, None] == 0) | (branch[:, None] == branch[..., None])
+    same = (stretch[:, None] == stretch[..., None]) & (stretch[..., None] >= 0)
     width = stretch.shape[1]
-    seen = together.tril() | torch.eye(width, dtype=torch.bool, device=stretch.device)
+    seen = (same & reachable).tril() | torch.eye(width, dtype=torch.bool, device=stretch.device)
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)

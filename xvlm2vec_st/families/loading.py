@@ -1,4 +1,4 @@
-"""From a raw LVLM checkpoint to the modules that embed with it, by family; no adapters here."""
+"""Load a raw LVLM checkpoint as the modules that embed with it."""
 
 import json
 import logging
@@ -15,12 +15,9 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.utils import is_accelerate_available, is_torchvision_available
 from transformers.utils import logging as transformers_logging
 
-import xvlm2vec_st.phi3v  # noqa: F401 - registers Phi-3.5-vision with the Auto classes
-from xvlm2vec_st.families import templates
+from xvlm2vec_st.families.table import FAMILIES
+from xvlm2vec_st.families.templates import build_template, read_template
 
-# Which code resizes images: pixels differ, so it is stored. PIL's, but where the host's processor
-# reads videos too: that takes torchvision, and one setting is for both.
-VIDEO_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 # Loggers of transformers whose warnings are tables: see `without_load_report`.
 REPORTS = ("modeling_utils", "distributed.tensor_parallel", "integrations.tensor_parallel")
 
@@ -33,21 +30,24 @@ def embedder_modules(
     processor_kwargs: Mapping[str, Any] | None = None,
     config_kwargs: Mapping[str, Any] | None = None,
 ) -> list[nn.Module]:
-    """Transformer with the family's chat template, last-token Pooling, Normalize; adapters aside.
+    """Load a raw checkpoint as Transformer (with the family's chat template), last-token Pooling and Normalize.
 
-    The keyword dictionaries are those of sentence-transformers' `Transformer`.
+    Args:
+        base: folder or Hub id of an LVLM checkpoint, not of an adapter.
+        template: file or name of a chat template; default: the family's.
+        model_kwargs: as for sentence-transformers' `Transformer`; so are the other two.
+        processor_kwargs: see `model_kwargs`.
+        config_kwargs: see `model_kwargs`.
 
     Raises:
-        ValueError: no template for the family; weights cut short, missing or of another shape.
+        ValueError: the family has no template; weights are truncated, missing or of another shape.
     """
     config = AutoConfig.from_pretrained(base, **{"trust_remote_code": False, **(config_kwargs or {})})
     text = (processor_kwargs or {}).get("chat_template")
     if text is not None and template is not None:
         raise ValueError("template and processor_kwargs['chat_template'] are both given; pass one")
     if text is None:
-        text = (
-            templates.template(config.model_type) if template is None else templates.read_template(template)
-        )
+        text = build_template(config.model_type) if template is None else read_template(template)
     backend = image_backend(config.model_type)
     with without_load_report():
         check_index(base)
@@ -61,7 +61,7 @@ def embedder_modules(
         )
     if "message" not in body.modalities or body.module_output_name != "token_embeddings":
         raise ValueError(
-            f"{base}: a {config.model_type} that takes {body.modalities} and gives "
+            f"{base}: this {config.model_type} accepts {body.modalities} and returns "
             f"{body.module_output_name}; a model with a chat template and token states is needed"
         )
     return [body, Pooling(body.get_embedding_dimension(), "lasttoken"), Normalize()]
@@ -69,11 +69,11 @@ def embedder_modules(
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Keep transformers' tables of weights off the terminal.
+    """Silence two tables of weights that transformers logs.
 
-    One lists weights that do not fit: the language model's head never does, and all others are an
-    error here. The other lists the layers that tensor parallelism does not split. transformers 5.23 logs
-    it when the first one's logger has a level of its own (modeling_utils.py, `verify_tp_plan`), as here.
+    One lists weights that do not fit. The language model's head never fits, and everything else is an error
+    here. The other lists the layers that tensor parallelism does not split. transformers 5.23 logs it if the first
+    table's logger has a level (modeling_utils.py, `verify_tp_plan`), as here.
     """
     reports = [logging.getLogger(f"transformers.{name}") for name in REPORTS]
     levels = [report.level for report in reports]
@@ -88,7 +88,7 @@ def without_load_report() -> Iterator[None]:
 
 @contextmanager
 def without_bar(base: str) -> Iterator[None]:
-    """No bar for the names and shapes of a folder, which take a moment; the Hub's files come with theirs."""
+    """Hide the progress bar for a local folder, which takes a moment. Downloads keep theirs."""
     if not (Path(base).is_dir() and transformers_logging.is_progress_bar_enabled()):
         yield
         return
@@ -100,19 +100,19 @@ def without_bar(base: str) -> Iterator[None]:
 
 
 def image_backend(family: str) -> str:
-    """The backend that the family's processor loads with.
+    """The image backend of a family's processor: "pil" or "torchvision".
 
     Raises:
-        ValueError: it is torchvision, and that is not installed.
+        ValueError: the processor needs torchvision, which is not installed.
 
     >>> image_backend("llava")
     'pil'
     """
-    if family not in VIDEO_FAMILIES:
+    if family not in FAMILIES or not FAMILIES[family].needs_torchvision:
         return "pil"
     if not is_torchvision_available():
         raise ValueError(
-            f"{family}: transformers' processor reads videos too, for which it needs torchvision; "
+            f"{family}: transformers' processor also reads videos, and needs torchvision for them; "
             "pip install torchvision"
         )
     return "torchvision"
@@ -121,11 +121,10 @@ def image_backend(family: str) -> str:
 def check_index(base: str) -> None:
     """Refuse an index of weights that names files outside its folder.
 
-    transformers opens whatever the index names. Names are looked at, not where links lead: the Hub's cache
-    is made of links.
+    transformers opens every file that the index names. Links are not followed: the Hub's cache consists of links.
 
     Raises:
-        ValueError: such a name; an index that is not one, or names a file that is missing.
+        ValueError: a file lies outside or is missing; the file is not an index.
     """
     for index in sorted(Path(base).glob("*.index.json")) if Path(base).is_dir() else ():
         try:
@@ -144,12 +143,13 @@ def check_index(base: str) -> None:
 
 
 def check_weights(base: str, **model_kwargs: Any) -> None:
-    """Load the names and shapes alone, where accelerate is installed; else all, and drop it.
+    """Compare a checkpoint's weights with its architecture.
 
-    The host leaves a layer whose weights are missing at random, with a line in the log.
+    With accelerate, only names and shapes are loaded; else everything is loaded and dropped. transformers would
+    initialise a layer without weights at random, and only log it.
 
     Raises:
-        ValueError: a file is cut short; layers have no weights, or of another shape.
+        ValueError: a file is truncated; weights are missing or have another shape.
     """
     where = {"device_map": "meta"} if is_accelerate_available() else {}
     try:
@@ -158,28 +158,30 @@ def check_weights(base: str, **model_kwargs: Any) -> None:
         )
     except SafetensorError as error:
         raise ValueError(
-            f"a weight file of {base} cannot be read ({error}): it is cut short or damaged; "
-            "copy or download it again"
+            f"a weight file of {base} cannot be read ({error}): it is truncated or damaged; copy or download it again"
         ) from error
     shapes = {f"{name} {list(has)} not {list(needs)}" for name, has, needs in info["mismatched_keys"]}
     refuse_misfits(f"the checkpoint {base}", {"missing": info["missing_keys"], "of another shape": shapes})
 
 
 def refuse_misfits(what: str, kinds: Mapping[str, Collection[str]]) -> None:
-    """Raise a ValueError that lists all keys that did not fit, if there are any.
+    """Raise a ValueError that lists all keys that do not fit, if there are any.
 
     >>> refuse_misfits("the adapter a", {"unexpected": ["x", "y"]})
     Traceback (most recent call last):
     ...
-    ValueError: the adapter a does not fit (unexpected: x, y); check that it belongs to this base, whole
+    ValueError: the adapter a does not fit (unexpected: x, y); check that it is complete and belongs to this base
     """
     listed = "; ".join(f"{kind}: {', '.join(sorted(keys))}" for kind, keys in kinds.items() if keys)
     if listed:
-        raise ValueError(f"{what} does not fit ({listed}); check that it belongs to this base, whole")
+        raise ValueError(f"{what} does not fit ({listed}); check that it is complete and belongs to this base")
 
 
 def pin_backend(folder: Path, body: Transformer) -> None:
-    """Have stock sentence-transformers load the folder's processor with the image backend of `body`."""
+    """Store the image backend of `body`, so that sentence-transformers loads the folder with the same one.
+
+    transformers resizes with torchvision if it is installed, and with PIL otherwise; pixels differ by up to 0.03.
+    """
     images = getattr(body.processor, "image_processor", None)
     if images is None:
         return

@@ -1,4 +1,4 @@
-"""A chat template from elsewhere renders in a moment and in little memory, or is refused."""
+"""Refuse a foreign chat template that takes too much time or memory."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 SECONDS, BYTES = 10, 1 << 30
 
 # Jinja's sandbox limits neither time nor memory, and nothing in this process could stop a template that
-# computes 9**9**9. Only these two are looked for here; the trial encode finds whatever else is wrong.
+# computes 9**9**9. Only these two are checked here; the trial encode finds everything else.
 CODE = f"""
 import sys
 try:
@@ -39,16 +39,16 @@ sys.exit(3 if len(text) > 1_000_000 else 0)
 
 
 def check_limits(template: str | Mapping[str, str], name: str) -> None:
-    """Render a template, or several by name, in a process of its own.
+    """Render a template, or several by name, in a separate process.
 
     Raises:
-        ValueError: it takes too long, or too much memory.
+        ValueError: it takes too much time or memory.
 
     >>> check_limits("{% for m in messages %}{{ m.role }}{% endfor %}", "roles.jinja")
     >>> check_limits("{{ 'a' * 10**9 }}", "large.jinja")
     Traceback (most recent call last):
     ...
-    ValueError: the chat template of large.jinja does not end within 10 seconds and 1 GiB; take another one
+    ValueError: the chat template of large.jinja does not render within 10 seconds and 1 GiB; pass another one
     """
     for text in template.values() if isinstance(template, Mapping) else [template]:
         try:
@@ -64,6 +64,6 @@ def check_limits(template: str | Mapping[str, str], name: str) -> None:
             status = 3
         if status:
             raise ValueError(
-                f"the chat template of {name} does not end within {SECONDS} seconds and {BYTES >> 30} GiB; "
-                "take another one"
+                f"the chat template of {name} does not render within {SECONDS} seconds and {BYTES >> 30} GiB; "
+                "pass another one"
             )

@@ -1,4 +1,4 @@
-"""Images in zip, tar and parquet files, read by name; each process opens an archive once."""
+"""Read images by name from zip, tar and parquet files; each process opens an archive once."""
 
 import io
 import lzma
@@ -16,11 +16,11 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet as parquet
 
-from xvlm2vec_st.images.paths import KINDS, split_place
+from xvlm2vec_st.images.paths import ARCHIVES, split_place
 from xvlm2vec_st.utils.texts import printable
 
-# What the formats' readers raise on a damaged file, an encrypted one (RuntimeError) or one packed in a way
-# that Python does not know (NotImplementedError) among them.
+# Exceptions of the readers for a damaged file, an encrypted one (RuntimeError), or an unknown compression
+# (NotImplementedError).
 BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -37,31 +37,34 @@ BROKEN = (
     UnicodeError,
     ValueError,
 )
-# A member that unpacks to more than LIMIT bytes, or to more than RATIO times its size and SMALL bytes, is no
-# photo: a file of zeros is packed to a thousandth, the most regular images in use to a fiftieth.
+# A member that unpacks to more than LIMIT bytes, or to more than both RATIO times its size and SMALL bytes, is not an
+# image: a file of zeros is packed to a thousandth, the most regular images in use to a fiftieth.
 LIMIT = 512 * 2**20
 SMALL = 64 * 2**20
 RATIO = 100
-LINKS = 40  # that are followed, as the system does
-# Names that are kept in memory.
-MEMBERS = 20_000_000
+LINKS = 40  # maximum length of a chain of links, as in Linux
+MEMBERS = 20_000_000  # maximum names in memory
 
 
 class UnfitMember(ValueError):
-    """A member that is not read although the archive is not damaged."""
+    """A member that is refused, although the archive is not damaged."""
 
 
 class Archive(Protocol):
-    """Images by name."""
+    """Reads images by name."""
 
     def read(self, name: str) -> bytes:
-        """An image's bytes; KeyError for a name that is not there."""
+        """The bytes of an image.
+
+        Raises:
+            KeyError: there is no such member.
+        """
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A member's name as rows write it.
 
-    >>> plain("./a//b/../1.png")
+    >>> normalize_name("./a//b/../1.png")
     'a/1.png'
     """
     return posixpath.normpath(name)
@@ -71,27 +74,27 @@ def check_size(name: str, size: int, packed: int | None = None) -> None:
     """Refuse a member that would fill the memory.
 
     Raises:
-        UnfitMember: it is too large, or packed too well to be an image.
+        UnfitMember: it is too large, or compressed too well to be an image.
     """
     if size > LIMIT or (packed is not None and size > max(SMALL, RATIO * packed)):
         how = "" if packed is None else f" from {packed:,}"
         raise UnfitMember(f"{printable(name)} unpacks to {size:,} bytes{how}; images are smaller")
 
 
-class Names:
-    """Places by name; a name that several members have belongs to none of them."""
+class MemberIndex:
+    """Places of members by name. A name that several members share is refused."""
 
     def __init__(self) -> None:
         self.place: dict[str, object] = {}
         self.several: set[str] = set()
 
     def add(self, name: str, place: object) -> None:
-        """Note a member.
+        """Add a member.
 
         Raises:
-            UnfitMember: too many.
+            UnfitMember: there are too many.
         """
-        name = plain(name)
+        name = normalize_name(name)
         if name in self.place:
             self.several.add(name)
         self.place[name] = place
@@ -99,13 +102,13 @@ class Names:
             raise UnfitMember(f"it has more than {MEMBERS:,} members; pack them into several archives")
 
     def __getitem__(self, name: str) -> Any:
-        """The place of a name.
+        """The place of a member.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such member.
             UnfitMember: several members have the name.
         """
-        name = plain(name)
+        name = normalize_name(name)
         if name in self.several:
             raise UnfitMember(f"several members are named {printable(name)}; give each image its own name")
         return self.place[name]
@@ -116,7 +119,7 @@ class Zip:
 
     def __init__(self, path: str) -> None:
         self.file = zipfile.ZipFile(path)
-        self.names = Names()
+        self.names = MemberIndex()
         for member in self.file.infolist():
             if not member.is_dir():
                 self.names.add(member.filename, member)
@@ -130,10 +133,10 @@ class Zip:
 
 
 class Tar:
-    """An uncompressed tar file: its names are listed once, then an image is one seek."""
+    """An uncompressed tar file. Names are listed once; reading an image is one seek."""
 
     def __init__(self, path: str) -> None:
-        self.names = Names()
+        self.names = MemberIndex()
         links: list[tuple[str, str]] = []
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -148,16 +151,16 @@ class Tar:
                     links.append((member.name, posixpath.join(folder, member.linkname)))
             end = archive.offset
         # A link points at a member or at another link.
-        targets = {plain(name): plain(target) for name, target in links}
+        targets = {normalize_name(name): normalize_name(target) for name, target in links}
         for name, target in links:
             place = target
             for _ in range(LINKS):
-                if plain(place) in self.names.place:
-                    self.names.add(name, self.names.place[plain(place)])
+                if normalize_name(place) in self.names.place:
+                    self.names.add(name, self.names.place[normalize_name(place)])
                     break
-                place = targets.get(plain(place), "")
-        self.file = open(path, "rb")  # noqa: SIM115 - as long as the process
-        # A header that is damaged ends the list without a word; the end itself is zeros.
+                place = targets.get(normalize_name(place), "")
+        self.file = open(path, "rb")  # noqa: SIM115 - open until the process ends
+        # tarfile silently stops at a damaged header; a complete archive ends in zeros.
         if any(os.pread(self.file.fileno(), tarfile.BLOCKSIZE, end)):
             raise tarfile.ReadError(f"no header at byte {end}")
 
@@ -169,21 +172,21 @@ class Tar:
 
 
 class Parquet:
-    """A parquet file of images: a column `image` of {path, bytes}, as `datasets` has it, or two columns.
+    """A parquet file of images: a column `image` of {path, bytes}, as in `datasets`, or columns `path` and `bytes`.
 
-    The names are read once; an image takes its row group, of which the last one is kept.
+    The names are read once. Reading an image loads its row group; the last row group is kept.
     """
 
     def __init__(self, path: str) -> None:
         self.file = parquet.ParquetFile(path)
         self.nested = "image" in self.file.schema_arrow.names
         self._check_schema(path)
-        self.names = Names()
+        self.names = MemberIndex()
         for group in range(self.file.num_row_groups):
             for row, name in enumerate(self._group(group, "path").to_pylist()):
                 if name is not None:
                     self.names.add(name, (group, row))
-        self.held: tuple[int, pyarrow.ChunkedArray | None] = (-1, None)
+        self.cached: tuple[int, pyarrow.ChunkedArray | None] = (-1, None)
 
     def _check_schema(self, path: str) -> None:
         schema = self.file.schema_arrow
@@ -210,18 +213,18 @@ class Parquet:
     def read(self, name: str) -> bytes:
         """An image's bytes."""
         group, row = self.names[name]
-        if self.held[0] != group:
+        if self.cached[0] != group:
             self._check_group(name, group)
-            self.held = (group, self._group(group, "bytes"))
-        data = self.held[1][row].as_py()
+            self.cached = (group, self._group(group, "bytes"))
+        data = self.cached[1][row].as_py()
         if data is None:
             raise UnfitMember(f"{printable(name)} has no bytes")
         return data
 
     def _check_group(self, name: str, group: int) -> None:
-        """Refuse a row group whose bytes are packed too well to be images."""
-        found = self.file.metadata.row_group(group)
-        columns = [found.column(i) for i in range(found.num_columns)]
+        """Refuse a row group that is compressed too well to hold images."""
+        metadata = self.file.metadata.row_group(group)
+        columns = [metadata.column(i) for i in range(metadata.num_columns)]
         wanted = "image.bytes" if self.nested else "bytes"
         for column in columns:
             if column.path_in_schema == wanted:
@@ -232,20 +235,21 @@ class Parquet:
 
 @lru_cache(maxsize=64)
 def archive(path: str, process: int, changed: int) -> Archive:
-    """An open archive; `process` keeps the file positions of forked workers apart.
+    """An open archive.
 
-    `changed`, when it was last written: a changed archive is opened anew.
+    `process` separates the file positions of forked workers. `changed` is the time of the last change: a changed
+    archive is opened again.
     """
     kinds = {".zip": Zip, ".tar": Tar, ".parquet": Parquet}
     return kinds[Path(path).suffix](path)
 
 
 def image_file(place: str) -> io.BytesIO | str:
-    """What PIL opens for a path, or for ARCHIVE::NAME.
+    """What `PIL.Image.open` accepts for a path, or for ARCHIVE::NAME.
 
     Raises:
-        FileNotFoundError: no such archive, or none of that name in it.
-        ValueError: a damaged archive; a member too large, or one name of several members.
+        FileNotFoundError: the archive or the member is missing.
+        ValueError: the archive is damaged; the member is too large; several members have this name.
     """
     path, name = split_place(place)
     if name is None:
@@ -260,14 +264,14 @@ def image_file(place: str) -> io.BytesIO | str:
         raise ValueError(f"{path}: {error}") from error
     except BROKEN as error:
         reason = printable(error) or type(error).__name__
-        raise ValueError(f"{path} is damaged ({reason}); copy it or pack it anew") from error
+        raise ValueError(f"{path} is damaged ({reason}); copy it or pack it again") from error
 
 
-def is_there(place: str) -> bool:
+def image_exists(place: str) -> bool:
     """Whether a path, or ARCHIVE::NAME, is a file.
 
     Raises:
-        ValueError: as `image_file`.
+        ValueError: see `image_file`.
     """
     if split_place(place)[1] is None:
         return os.path.isfile(place)
@@ -278,17 +282,17 @@ def is_there(place: str) -> bool:
     return True
 
 
-def images_place(images: str | Path | None) -> Path | None:
-    """The absolute path of the folder or archive that images are in.
+def resolve_image_root(images: str | Path | None) -> Path | None:
+    """The absolute path of the folder or archive of the images.
 
     Raises:
-        ValueError: neither a folder nor an archive of a kind that is read.
+        ValueError: it is neither a folder nor a supported archive.
     """
     if images is None:
         return None
-    if not Path(images).is_dir() and Path(images).suffix not in KINDS:
+    if not Path(images).is_dir() and Path(images).suffix not in ARCHIVES:
         raise ValueError(
-            f"--images {images}: neither a folder nor a file of {', '.join(KINDS)} (a tar that is not "
+            f"images is {images}: neither a folder nor a file of {', '.join(ARCHIVES)} (a tar that is not "
             "compressed); unpack it, or pack it as one of these"
         )
     return Path(images).resolve()

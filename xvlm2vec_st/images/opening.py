@@ -1,4 +1,4 @@
-"""Open an image, whatever it is given as: the one place where files and arrays become pixels."""
+"""Open images: the one place where files, arrays and tensors become pixels."""
 
 import io
 import os
@@ -18,15 +18,15 @@ WIDE_INTEGERS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def open_image(source: Any) -> Image.Image:
-    """An image as 8-bit pixels: RGB, or RGBA where the caller's own image or array has transparency.
+    """Open an image as 8-bit pixels: RGB, or RGBA if a PIL image or an array has transparency.
 
-    A file, URL, base64 text or bytes: RGB, upright by its EXIF tag, the first frame. A PIL image: as it
-    stands. An array or tensor: H x W, H x W x C or C x H x W with 1, 3 or 4 channels; where both ends
-    fit, channels come first, as in transformers. Values: 8-bit as they are; 16-bit divided by 257;
-    floats 0 to 1 times 255; floats and wider integers 0 to 255 as they are.
+    A file, URL, base64 text or bytes gives the first frame as RGB, upright by its EXIF tag. A PIL image keeps its
+    orientation. An array or tensor is H x W, H x W x C or C x H x W with 1, 3 or 4 channels; if both ends fit,
+    channels come first, as in transformers. 8-bit values stay; 16-bit values are divided by 257; floats from 0 to 1 are
+    multiplied by 255; floats and wider integers from 0 to 255 stay.
 
     Raises:
-        ValueError: not an image, damaged, without pixels, too many pixels, or values out of range.
+        ValueError: it is not an image, is damaged, has no pixels or too many, or values are out of range.
 
     >>> open_image(np.full((2, 5), 0.5)).getpixel((0, 0)), open_image(np.zeros((3, 2, 5))).size
     ((128, 128, 128), (5, 2))
@@ -51,10 +51,10 @@ class EmptyImage(ValueError):
 
 @contextmanager
 def image_errors(source: Any) -> Iterator[None]:
-    """Turn what Pillow's decoders raise on a bad file into one ValueError that names the file.
+    """Turn every exception of Pillow's decoders into a ValueError that names the file.
 
-    Pillow's plugins raise OSError, SyntaxError, RuntimeError (AVIF), struct.error, TypeError (EXIF) and
-    others on damaged input, so every exception counts.
+    On damaged input, Pillow's plugins raise OSError, SyntaxError, RuntimeError (AVIF), struct.error, TypeError (EXIF)
+    and others.
     """
     name = repr(str(source)[:200]) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
     try:
@@ -64,7 +64,7 @@ def image_errors(source: Any) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"cannot read an image from {name}: {error}; {LIMIT_HINT}") from error
     except Exception as error:
-        # A base64 text that is no image is repeated by transformers, however long it is.
+        # transformers repeats a base64 text that is not an image, however long it is.
         reason = str(error)[:300] or type(error).__name__
         raise ValueError(
             f"cannot read an image from {name}: {reason}; pass a PIL image, an array or tensor, or the "
@@ -73,7 +73,7 @@ def image_errors(source: Any) -> Iterator[None]:
 
 
 def from_text(text: str) -> Image.Image:
-    """A path, or a URL or base64 text as transformers reads it."""
+    """Open a path, or a URL or base64 text as transformers reads it."""
     if "\0" not in text and len(text) < 4096 and os.path.exists(text):
         check_regular(text)
         return upright_rgb(text)
@@ -83,17 +83,17 @@ def from_text(text: str) -> Image.Image:
 
 
 def check_regular(path: str) -> None:
-    """Refuse a pipe, a device or a folder: reading one may wait for ever.
+    """Refuse a pipe, a device or a folder: reading one may block forever.
 
     Raises:
-        ValueError: not a regular file.
+        ValueError: it is not a regular file.
     """
     if not os.path.isfile(path):
         raise ValueError("it is not a regular file")
 
 
 def upright_rgb(file: str | io.BytesIO) -> Image.Image:
-    """A file's first frame, decoded."""
+    """Decode a file's first frame, upright, as RGB."""
     with Image.open(file) as image:
         check_pixels(image)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -106,15 +106,15 @@ def upright_rgb(file: str | io.BytesIO) -> Image.Image:
 
 
 def upright_size(file: str | io.BytesIO) -> tuple[int, int]:
-    """(width, height) of a file's image as `open_image` gives it; only its head is read.
+    """(width, height) of a file's image as `open_image` returns it; reads the header only.
 
     Raises:
-        ValueError: as `open_image`.
+        ValueError: see `open_image`.
     """
     with image_errors(file), Image.open(file) as image:
         check_pixels(image)
-        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return image.size[::-1] if turned else image.size
+        is_rotated = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return image.size[::-1] if is_rotated else image.size
 
 
 def check_pixels(image: Image.Image) -> Image.Image:
@@ -125,26 +125,25 @@ def check_pixels(image: Image.Image) -> Image.Image:
     """
     if 0 in image.size:
         raise EmptyImage(
-            f"an image has no pixels: its size is {image.width} x {image.height}; "
-            "leave images without pixels out"
+            f"an image has no pixels: its size is {image.width} x {image.height}; leave images without pixels out"
         )
     return image
 
 
 def from_pil(image: Image.Image, *, transparency: bool = True) -> Image.Image:
-    """A PIL image of any mode as RGB, or as RGBA if it has an alpha channel and `transparency` is set."""
+    """Convert a PIL image of any mode to RGB, or to RGBA if it has an alpha channel and `transparency` is set."""
     check_pixels(image)
     if image.mode in (*WIDE_INTEGERS, "F"):
         kind = np.float32 if image.mode == "F" else np.int64
         return from_values(np.asarray(image).astype(kind), wide=image.mode != "F").convert("RGB")
-    image.load()  # a closed or cut file fails here
+    image.load()  # a closed or truncated file fails here
     alpha = "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None
     mode = "RGBA" if alpha and transparency else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
 def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
-    """An array or tensor as RGB, or RGBA if it has four channels."""
+    """Convert an array or tensor to RGB, or to RGBA if it has four channels."""
     if isinstance(array, torch.Tensor):
         array = array.detach().float() if array.is_floating_point() else array
         array = array.numpy(force=True)
@@ -157,15 +156,13 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS):
-        raise ValueError(
-            f"the array's shape is {array.shape}, not H x W, H x W x C or C x H x W (C: 1, 3, 4)"
-        )
+        raise ValueError(f"the array's shape is {array.shape}, not H x W, H x W x C or C x H x W (C: 1, 3, 4)")
     image = from_values(array, wide=array.dtype == np.uint16)
     return image if image.mode == "RGBA" else image.convert("RGB")
 
 
 def from_values(values: np.ndarray, *, wide: bool) -> Image.Image:
-    """Values of any type as 8-bit; `wide`: 16-bit, whatever the largest value."""
+    """Convert values of any type to 8 bits; `wide` values are 16-bit, whatever the largest value is."""
     if values.dtype == bool:
         values = values.astype(np.uint8) * 255
     if values.dtype == np.uint8:

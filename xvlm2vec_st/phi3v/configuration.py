@@ -1,4 +1,4 @@
-"""Configuration of Phi-3.5-vision, read from the official `config.json` as it is."""
+"""Configuration of Phi-3.5-vision; it reads the official `config.json` unchanged."""
 
 import math
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ CLIP_L_14_336 = {
     "layer_norm_eps": 1e-5,
 }
 
-# What the published checkpoints use, and all that is implemented here.
+# The choices of the published checkpoints; others are not implemented.
 EMBD_LAYER = {
     "embedding_cls": "image",
     "hd_transform_order": "sub_glb",
@@ -35,15 +35,13 @@ IMAGE_TOKEN_ID = 32044  # `<|image|>` in the official tokenizer
 class Phi3VConfig(Phi3Config):
     """A `Phi3Config` for the decoder, plus the shape of the vision tower.
 
-    Official files say `rope_scaling` of type `su`: transformers calls that longrope. They have no
-    `vision_config`: absent, it is CLIP ViT-L/14-336. `image_token_id` is absent too, and None where
-    the vocabulary is too small for the official one: then only the processor's `mm_token_type_ids`
-    say where the images are. What a file says of the machine it was made on
-    (`_attn_implementation`: the official one asks for flash attention) or of remote code
-    (`auto_map`) is dropped.
+    In official files, `rope_scaling` has type `su`, which transformers calls longrope. They have no `vision_config`; the
+    default is CLIP ViT-L/14-336. They have no `image_token_id` either. It is None if the vocabulary is too small for the
+    official one; then only the processor's `mm_token_type_ids` mark the images. Settings of the machine
+    (`_attn_implementation`: the official file requests flash attention) and remote code (`auto_map`) are dropped.
 
     Raises:
-        ValueError: `embd_layer`, `img_processor` or `vision_config` ask for another architecture.
+        ValueError: `embd_layer`, `img_processor` or `vision_config` describe another architecture.
 
     >>> Phi3VConfig().vision_config.image_size
     336
@@ -61,7 +59,7 @@ class Phi3VConfig(Phi3Config):
     vision_config: dict | CLIPVisionConfig | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Normalise what official files spell in the 2024 way."""
+        """Convert the settings of 2024's official files."""
         for machine_or_remote in ("_attn_implementation", "auto_map"):
             kwargs.pop(machine_or_remote, None)
         if not isinstance(self.vision_config, CLIPVisionConfig):
@@ -78,30 +76,30 @@ class Phi3VConfig(Phi3Config):
         super().__post_init__(**kwargs)
 
 
-def check_choices(field: str, supported: dict[str, Any], given: dict | None) -> dict[str, Any]:
-    """`given`, or the supported choices where it is absent.
+def check_choices(field: str, supported: dict[str, Any], chosen: dict | None) -> dict[str, Any]:
+    """Return `chosen`, or by default the supported choices.
 
     Raises:
-        ValueError: a choice that is not implemented.
+        ValueError: a choice is not implemented.
 
     >>> check_choices("embd_layer", {"order": "sub_glb"}, {"order": "glb_sub"})
     Traceback (most recent call last):
     ...
     ValueError: embd_layer.order is 'glb_sub'; only 'sub_glb' is implemented
     """
-    if given is None:
+    if chosen is None:
         return dict(supported)
     for key, choice in supported.items():
-        if given.get(key, choice) != choice:
-            raise ValueError(f"{field}.{key} is {given[key]!r}; only {choice!r} is implemented")
-    return dict(given)
+        if chosen.get(key, choice) != choice:
+            raise ValueError(f"{field}.{key} is {chosen[key]!r}; only {choice!r} is implemented")
+    return dict(chosen)
 
 
 def check_tower(tower: CLIPVisionConfig, img_processor: dict[str, Any]) -> None:
-    """Hold the tower's shape against the numbers of `img_processor`, which nothing else reads.
+    """Compare the tower's shape with the numbers of `img_processor`, which are not used otherwise.
 
     Raises:
-        ValueError: the two disagree, or 2 x 2 patches cannot make a token.
+        ValueError: they differ, or 2 x 2 patches cannot form a token.
     """
     image_size, patch_size = tower.image_size, tower.patch_size
     if not isinstance(image_size, int) or not isinstance(patch_size, int):
@@ -122,10 +120,10 @@ def check_tower(tower: CLIPVisionConfig, img_processor: dict[str, Any]) -> None:
 
 
 def longrope(rope_scaling: dict[str, Any], longest: int, original: int) -> dict[str, Any]:
-    """The official `rope_scaling` in transformers' terms; `su` is longrope's first name.
+    """Convert the official `rope_scaling` to transformers' format; `su` is the old name of longrope.
 
-    `factor` is the ratio that the original took for its attention scale,
-    sqrt(1 + log(longest / original) / log(original)): the host computes the same from it.
+    The original computed its attention scale sqrt(1 + log(longest / original) / log(original)); transformers computes the
+    same from `factor`.
 
     >>> longrope({"type": "su", "short_factor": [1.0], "long_factor": [2.0]}, 8192, 1024)["factor"]
     8.0

@@ -1,7 +1,6 @@
-"""Images to crops of 336 x 336 pixels: Phi-3.5-vision's HD transform, with PIL alone.
+"""Phi-3.5-vision's HD transform: images to crops of 336 x 336 pixels, with PIL only.
 
-There is one backend, whatever is installed: torchvision's resize would give other pixels, and so
-other embeddings, on another machine.
+There is one backend, whatever is installed: torchvision's resize would give other pixels, and so other embeddings.
 """
 
 import math
@@ -18,18 +17,18 @@ from transformers.processing_utils import ImagesKwargs
 
 from xvlm2vec_st.images.opening import open_image
 
-CROP = 336  # pixels, a side
-TOKENS = 12  # tokens, a side of a crop
+CROP = 336  # pixels per side
+TOKENS = 12  # tokens per side of a crop
 WHITE = (255, 255, 255)
-# Steps that other image processors switch on and off; here the HD transform settles them all.
-SETTLED = (
+# Settings of other image processors. The HD transform fixes them.
+FIXED_SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
     *("do_rescale", "do_normalize", "do_pad", "pad_size"),
 )
 
 
 class Phi3VImagesKwargs(ImagesKwargs, total=False):
-    """What a call may set: `num_crops` (tiles at most, 4 or 16 as published), mean and std."""
+    """Settings of a call: `num_crops` (maximum tiles; 4 and 16 are published), mean and std."""
 
     num_crops: int
 
@@ -48,17 +47,17 @@ class Phi3VImageProcessor(PilBackend):
     num_crops = 4
 
     def __init__(self, **kwargs: Any) -> None:
-        """Take the keys of `preprocessor_config.json`; `auto_map`, remote code, is dropped."""
+        """Accept the keys of `preprocessor_config.json`; `auto_map` (remote code) is dropped."""
         kwargs.pop("auto_map", None)
         super().__init__(**kwargs)
         check_num_crops(self.num_crops)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Leave paths and addresses as they are: `process_image` reads them, and can name them."""
+        """Keep paths and URLs: `process_image` reads them, and names them in errors."""
         return image_url_or_urls
 
     def process_image(self, image: Any, **kwargs: Any) -> Image.Image:  # type: ignore[override]
-        """One image as RGB; see `read_rgb`."""
+        """Open an image as RGB: see `read_rgb`."""
         return read_rgb(image)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
@@ -74,7 +73,7 @@ class Phi3VImageProcessor(PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         check_num_crops(num_crops)
-        for name in SETTLED:
+        for name in FIXED_SETTINGS:
             if kwargs.get(name) is not None:
                 raise ValueError(
                     f"{name} is {kwargs[name]!r}: Phi-3.5-vision scales, pads and normalises in "
@@ -88,20 +87,18 @@ class Phi3VImageProcessor(PilBackend):
 
 
 def read_rgb(image: Any) -> Image.Image:
-    """An RGB image from whatever `open_image` takes.
+    """Open anything that `open_image` accepts as RGB.
 
-    Transparency is dropped, as in training, not laid on white. An animation gives its first frame;
-    an image that the caller opened is taken as it stands (frame, orientation), a file from a path
-    is turned upright by its EXIF tag, as transformers does.
+    Transparency is dropped, as in training, and not blended with white. See `open_image` for frames and orientation.
 
     Raises:
-        ValueError: nothing there, not an image, or damaged.
+        ValueError: the image is missing, damaged, or not an image.
     """
     return open_image(image).convert("RGB")
 
 
 def flat_list(images: Any) -> list[Any]:
-    """Images in order, from one image or lists of them, however deep.
+    """Flatten nested lists of images, in order.
 
     >>> flat_list([["a"], [], ["b", "c"]])
     ['a', 'b', 'c']
@@ -114,23 +111,21 @@ def flat_list(images: Any) -> list[Any]:
 def check_num_crops(num_crops: int) -> None:
     """Raise a ValueError for fewer than one crop."""
     if not isinstance(num_crops, int) or num_crops < 1:
-        raise ValueError(
-            f"num_crops is {num_crops!r}; pass a whole number of 1 or more (4 and 16 are published)"
-        )
+        raise ValueError(f"num_crops is {num_crops!r}; pass a whole number of 1 or more (4 and 16 are published)")
 
 
 def hd_transform(image: Image.Image, num_crops: int) -> Image.Image:
     """Scale to the widest grid of at most `num_crops` tiles, and pad with white to whole tiles.
 
-    A tall image is turned on its side first and back at the end, so that the resize rounds to
-    whole colours in the same order as when the checkpoint was trained.
+    A tall image is transposed first and back at the end, so that the resize rounds colours in the same order as in
+    training.
     """
     if image.width < image.height:
         turned = hd_transform(image.transpose(Image.Transpose.TRANSPOSE), num_crops)
         return turned.transpose(Image.Transpose.TRANSPOSE)
     cols = grid_columns(image.width / image.height, num_crops)
     width = cols * CROP
-    # A strip thousands of times wider than high would round to no pixel at all.
+    # A strip thousands of times wider than high would round to zero pixels.
     height = max(1, int(width / (image.width / image.height)))
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     padded = Image.new("RGB", (width, math.ceil(height / CROP) * CROP), WHITE)
@@ -151,28 +146,29 @@ def grid_columns(ratio: float, num_crops: int) -> int:
 
 
 def normalize(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Pixels [3, height, width], less the mean and over the deviation of each colour."""
+    """Pixels [3, height, width], minus the mean and divided by the standard deviation of each colour."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
 def crop(pixels: Tensor, num_crops: int) -> Tensor:
-    """The whole at crop size, its tiles, and zeros: [num_crops + 1, 3, 336, 336].
+    """The global view, the tiles, and zeros: [num_crops + 1, 3, 336, 336].
 
-    `pixels` is [3, rows * 336, cols * 336]. The whole is shrunk after normalising and without
-    antialiasing, as when the checkpoint was trained.
+    `pixels` is [3, rows * 336, cols * 336]. The global view is resized after normalisation and without antialiasing, as
+    in training.
     """
-    whole = torch.nn.functional.interpolate(pixels[None], size=(CROP, CROP), mode="bicubic")
+    overview = torch.nn.functional.interpolate(pixels[None], size=(CROP, CROP), mode="bicubic")
     tiles = pixels.unfold(1, CROP, CROP).unfold(2, CROP, CROP)
     tiles = tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, CROP, CROP)
     zeros = pixels.new_zeros(num_crops - len(tiles), 3, CROP, CROP)
-    return torch.cat((whole, tiles, zeros))
+    return torch.cat((overview, tiles, zeros))
 
 
 def num_image_tokens(height: int, width: int) -> int:
-    """Tokens of an image tiled to `height` x `width` pixels.
+    """The number of tokens of an image that is tiled to `height` x `width` pixels.
 
-    Each crop has 12 x 12 tokens, each line of tokens a newline, the two scales a separator.
+    Each crop has 12 x 12 tokens, each line of tokens ends with a newline token, and a separator stands between the two
+    scales.
 
     >>> num_image_tokens(672, 672)
     757

@@ -1,8 +1,7 @@
 """Phi-3.5-vision on transformers' `Phi3Model` and `CLIPVisionModel`.
 
-`Phi3VModel` (no head, for embeddings) and `Phi3VForCausalLM` both hold the decoder as `model`, so
-parameters have the official checkpoint's names in either, and published adapters
-(`base_model.model.model.layers…`) fit either.
+`Phi3VModel` (without a head, for embeddings) and `Phi3VForCausalLM` both hold the decoder as `model`. So parameters have
+the official names in both, and published adapters (`base_model.model.model.layers…`) fit both.
 """
 
 from inspect import signature
@@ -24,13 +23,13 @@ from xvlm2vec_st.phi3v.pretrained import Phi3VPreTrainedModel
 from xvlm2vec_st.phi3v.rope import RowRotaryEmbedding, positions_from_mask
 from xvlm2vec_st.phi3v.vision import ImageEmbedding, image_positions, place_images
 
-# transformers 5.24 renamed the argument and the output `past_key_values` to `cache`, and warns of the old
-# name (https://github.com/huggingface/transformers, deprecate_kwarg in models/phi3/modeling_phi3.py).
+# transformers 5.24 renamed the argument and the output `past_key_values` to `cache`, and warns about the old name
+# (https://github.com/huggingface/transformers, deprecate_kwarg in models/phi3/modeling_phi3.py).
 CACHE = "cache" if "cache" in signature(Phi3Model.forward).parameters else "past_key_values"
 
 
 class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
-    """`Phi3Model` whose image positions hold image tokens, and whose rotary factors go by row."""
+    """`Phi3Model` with image tokens at the image positions, and rotary factors per row."""
 
     def __init__(self, config: Phi3VConfig) -> None:
         """Build decoder, tower and projection for `config`."""
@@ -66,20 +65,19 @@ class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
         Args:
             input_ids: [batch, seq], or `inputs_embeds` [batch, seq, hidden].
             attention_mask: [batch, seq] (1 is real), or 4-D with `position_ids`.
-            position_ids: [batch, seq]; counted from a 2-D mask when absent.
+            position_ids: [batch, seq]; default: counted from a 2-D mask.
             cache: keys and values of the tokens before `input_ids`.
             inputs_embeds: instead of `input_ids`.
             pixel_values: [images, crops, 3, side, side] of all rows' images in order.
             image_sizes: [images, 2].
-            mm_token_type_ids: [batch, seq], 1 where an image token stands; when absent,
-                `config.image_token_id` tells.
+            mm_token_type_ids: [batch, seq], 1 for image tokens; default: the ids that equal `config.image_token_id`.
             mm_encoder_outputs: `{"image": get_image_features(…)}` instead of the pixels.
             past_key_values: the name of `cache` before transformers 5.24.
             **kwargs: for `Phi3Model`.
 
         Raises:
-            ValueError: images and image positions differ in number; a row crosses
-                `original_max_position_embeddings` after its first part was cached; two caches.
+            ValueError: the numbers of image tokens and image positions differ; a row crosses
+                `original_max_position_embeddings` after its first part was cached; two caches are passed.
         """
         if cache is not None and past_key_values is not None:
             raise ValueError("pass one of cache and past_key_values: they are two names of one argument")
@@ -110,7 +108,7 @@ class Phi3VDecoder(Phi3VPreTrainedModel, Phi3Model):
 
 
 class Phi3VModel(Phi3VPreTrainedModel):
-    """Phi-3.5-vision without the language model head: what embeddings are pooled from."""
+    """Phi-3.5-vision without the language model head, for embeddings."""
 
     _keys_to_ignore_on_load_unexpected = [
         *Phi3VPreTrainedModel._keys_to_ignore_on_load_unexpected,
@@ -150,7 +148,7 @@ class Phi3VModel(Phi3VPreTrainedModel):
 
 
 class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
-    """Phi-3.5-vision with its head."""
+    """Phi-3.5-vision with its language model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -180,7 +178,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [batch, kept, vocabulary], and the loss where `labels` [batch, seq] are given."""
+        """Logits [batch, kept, vocabulary], and the loss if `labels` [batch, seq] are passed."""
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -210,7 +208,7 @@ class Phi3VForCausalLM(Phi3VPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Drop the cache at the step where a row goes from short to long rotary factors."""
+        """Drop the cache at the step at which a row changes from short to long rotary factors."""
         original = self.config.original_max_position_embeddings
         if next_sequence_length is not None and input_ids.shape[1] > original:
             lengths = torch.ones_like(input_ids) if attention_mask is None else attention_mask

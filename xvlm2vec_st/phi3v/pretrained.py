@@ -1,4 +1,4 @@
-"""What every Phi-3.5-vision model shares: loading that refuses what does not fit."""
+"""The base class of all Phi-3.5-vision models: loading refuses weights that do not fit."""
 
 import os
 from typing import Any, Self
@@ -14,13 +14,13 @@ from xvlm2vec_st.phi3v.vision import ImageEmbedding
 
 
 class Phi3VPreTrainedModel(Phi3PreTrainedModel):
-    """Loading that refuses what does not fit, and initialisation of the separators."""
+    """Refuse weights that do not fit, and initialise the separators."""
 
     config: Phi3VConfig
     input_modalities = ["image", "text"]
-    # Where the images stand decides shapes, which a full graph cannot follow.
+    # Shapes depend on the positions of the images, which a full graph cannot express.
     _can_compile_fullgraph = False
-    # `wte` is the token embedding once more, `inv_freq` and `position_ids` are computed.
+    # `wte` is a copy of the token embedding; `inv_freq` and `position_ids` are computed.
     _keys_to_ignore_on_load_unexpected = [
         r"vision_embed_tokens\.wte\.weight$",
         r"rotary_emb\.inv_freq$",
@@ -38,42 +38,41 @@ class Phi3VPreTrainedModel(Phi3PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> Self:
-        """The host's `from_pretrained`, with a broken weight file named.
+        """Load weights; errors name a damaged file.
 
         Raises:
-            ValueError: a safetensors file is cut short or no safetensors file; keys are missing,
-                unexpected or of another shape.
+            ValueError: a safetensors file is truncated or damaged; keys are missing, unexpected or of another shape.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except SafetensorError as error:
             raise ValueError(
-                f"a weight file of {pretrained_model_name_or_path} cannot be read ({error}): it is "
-                "cut short or damaged; copy or download it again"
+                f"a weight file of {pretrained_model_name_or_path} cannot be read ({error}): it is truncated or "
+                "damaged; copy or download it again"
             ) from error
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The host's `load_adapter`, with an error where it logs.
+        """Load an adapter; raise an error where transformers only logs.
 
         Raises:
-            ValueError: keys of the adapter fit nothing, or some of its layers get none.
+            ValueError: keys of the adapter match no layer, or layers get no weights.
         """
-        kwargs["ignore_mismatched_sizes"] = True  # they are named below; the host would not
+        kwargs["ignore_mismatched_sizes"] = True  # reported below; transformers does not name them
         info = super().load_adapter(peft_model_id, *args, **kwargs)
-        refuse_misfits(f"the adapter {peft_model_id}", type(self).__name__, info)
+        refuse_load_errors(f"the adapter {peft_model_id}", type(self).__name__, info)
         return info
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        """Raise where the host logs, as a layer left at random gives plausible wrong embeddings.
+        """Raise an error where transformers only logs: a randomly initialised layer gives plausible wrong embeddings.
 
-        The host has no public hook that sees the base model too when a folder holds an adapter.
+        transformers 5.23 has no public hook that also sees the base model if a folder holds an adapter.
         """
         super()._adjust_missing_and_unexpected_keys(loading_info)
-        refuse_misfits("the checkpoint", type(self).__name__, loading_info)
+        refuse_load_errors("the checkpoint", type(self).__name__, loading_info)
 
 
-def refuse_misfits(what: str, model: str, info: Any) -> None:
-    """Raise a ValueError that lists all keys of a `LoadStateDictInfo` that did not fit."""
+def refuse_load_errors(what: str, model: str, info: Any) -> None:
+    """Raise a ValueError that lists all keys of a `LoadStateDictInfo` that do not fit."""
     shapes = sorted(f"{name} {list(has)} not {list(needs)}" for name, has, needs in info.mismatched_keys)
     kinds = {
         "missing": sorted(info.missing_keys),
@@ -82,7 +81,7 @@ def refuse_misfits(what: str, model: str, info: Any) -> None:
     }
     listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in kinds.items() if keys)
     if listed:
-        info.mismatched_keys.clear()  # or the host's own complaint would replace this one
+        info.mismatched_keys.clear()  # else transformers' error would replace this one
         raise ValueError(
             f"{what} does not fit {model}: {listed}; check that the weights belong to the "
             "config.json beside them and that no file is missing"

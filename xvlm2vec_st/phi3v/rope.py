@@ -1,10 +1,9 @@
-"""Rotary positions with short and long factors, chosen row by row.
+"""Rotary positions with short and long factors, chosen per row.
 
-Phi-3.5-vision has two sets of rotary factors: short ones up to `original_max_position_embeddings`
-positions (4,096), long ones beyond. The 2024 implementation took the length of the *batch* (padding
-included) to choose, and transformers' `Phi3Model` takes the largest position in it, so a text's
-embedding changed when a long row joined its batch. Here each row chooses by its own length: batched
-equals one by one, and one by one equals the original.
+Phi-3.5-vision has two sets of rotary factors: short ones up to `original_max_position_embeddings` positions (4,096), long
+ones beyond. The 2024 implementation chose by the length of the *batch*, padding included. transformers' `Phi3Model`
+chooses by the largest position in the batch. In both, a text's embedding changes if a long row joins its batch. Here the
+length of each row decides: a batch gives the same results as single rows, and single rows equal the original.
 """
 
 import torch
@@ -14,13 +13,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 class RowRotaryEmbedding(nn.Module):
-    """Cosines and sines for `Phi3Model`, with the factors that each row's own length asks for."""
+    """Cosines and sines for `Phi3Model`, with the factors for each row's length."""
 
     def __init__(self, config: Phi3Config) -> None:
-        """Keep the configuration; frequencies are made in float32 when first asked for.
+        """Store the configuration; frequencies are computed in float32 on first use.
 
-        They are no buffers: `model.to(bfloat16)` would round them by up to 0.2 %, which at position
-        4,000 is 8 radians.
+        They are not buffers: `model.to(bfloat16)` would round them by up to 0.2 %, which is 8 radians at position 4,000.
         """
         super().__init__()
         self.config = config
@@ -30,9 +28,9 @@ class RowRotaryEmbedding(nn.Module):
     def frequencies(self, device: torch.device) -> tuple[Tensor, Tensor, float]:
         """Short and long inverse frequencies [head_dim / 2], and the scale of cosine and sine."""
         if device not in self._frequencies:
-            make = ROPE_INIT_FUNCTIONS["longrope"]
-            short, scale = make(self.config, device, seq_len=self.original)
-            long, _ = make(self.config, device, seq_len=self.original + 1)
+            initialize = ROPE_INIT_FUNCTIONS["longrope"]
+            short, scale = initialize(self.config, device, seq_len=self.original)
+            long, _ = initialize(self.config, device, seq_len=self.original + 1)
             self._frequencies[device] = short, long, scale
         return self._frequencies[device]
 
@@ -46,15 +44,15 @@ class RowRotaryEmbedding(nn.Module):
         return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)
 
     def refuse_crossing(self, cached: int, new: int, position_ids: Tensor | None) -> None:
-        """Refuse to continue a row whose cached keys were turned by other factors.
+        """Refuse to continue a row whose cached keys were rotated with other factors.
 
         Args:
             cached: tokens in the cache, padding included.
-            new: tokens now added to each row.
-            position_ids: of the new tokens, [batch, new]; None when they follow the cache.
+            new: tokens that are added to each row.
+            position_ids: of the new tokens, [batch, new]; None: they follow the cache.
 
         Raises:
-            ValueError: a row's cached part takes short factors, the whole row long ones.
+            ValueError: a row's cached part used short factors, and the whole row needs long ones.
         """
         if cached == 0 or cached + new <= self.original:
             return
@@ -63,17 +61,16 @@ class RowRotaryEmbedding(nn.Module):
         first, last = position_ids[:, 0], position_ids.amax(dim=1)
         if ((first > 0) & (first <= self.original) & (last >= self.original)).any():
             raise ValueError(
-                f"a row grows past original_max_position_embeddings ({self.original}) with its "
-                "first part cached for short rotary factors; run the whole row without a cache"
+                f"a row grows past original_max_position_embeddings ({self.original}), and its first part was "
+                "cached with short rotary factors; run the whole row without a cache"
             )
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
     """For each position [batch, seq], the length of the text that it belongs to.
 
-    A text starts at position 0, so texts laid end to end in one row (flattened batches) are told
-    apart; its length is its largest position + 1. Texts that share a prefix and continue it side by
-    side do not start at 0: they count as one text of the longest one's length.
+    A text starts at position 0, which separates the texts of a flattened batch; its length is its largest position + 1.
+    Texts that share a prefix (packed rows) do not start at 0: they count as one text with the length of the longest.
 
     >>> text_lengths(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 0, 1, 2]])).tolist()
     [[3, 3, 3, 2, 2], [1, 1, 3, 3, 3]]
@@ -85,9 +82,9 @@ def text_lengths(position_ids: Tensor) -> Tensor:
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
-    """Positions [batch, seq] that count real tokens only, whichever side the padding is on.
+    """Positions [batch, seq] that count real tokens only, for padding on either side.
 
-    Padding repeats a neighbour's position (or 0 before the text), so it never lengthens a row.
+    Padding repeats a neighbour's position (or 0 before the text), so it does not lengthen a row.
 
     >>> positions_from_mask(torch.tensor([[1, 1, 0], [0, 1, 1]])).tolist()
     [[0, 1, 1], [0, 0, 1]]

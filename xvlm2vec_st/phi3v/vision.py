@@ -14,14 +14,14 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 class PatchTower(CLIPVisionModel):
     """CLIP's tower up to its last but one layer.
 
-    A subclass so that the host's renaming of plain CLIP checkpoints leaves official names alone.
+    A subclass, so that transformers' renaming of plain CLIP checkpoints does not change the official names.
     """
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """States of the patches [crops, patches, width], class token dropped, for crops.
+        """States of the patches [crops, patches, width], without the class token.
 
-        `pixel_values` is [crops, 3, side, side]. The last layer and the final norm, which the
-        checkpoint has and the model never used, are not run.
+        `pixel_values` is [crops, 3, side, side]. The last layer and the final norm are in the checkpoint, but the model
+        never used them; they are not run.
         """
         states = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers[:-1]:
@@ -30,10 +30,10 @@ class PatchTower(CLIPVisionModel):
 
 
 class ImageEmbedding(nn.Module):
-    """Image tokens of whole images: the tiled crops, a separator, the global crop.
+    """Image tokens of whole images: the tiles, a separator, the global view.
 
-    Not a `PreTrainedModel`, so that its layers are not offered as blocks to wrap in FSDP: a batch
-    without images on one rank would then wait for ever.
+    This is not a `PreTrainedModel`, so that FSDP does not wrap its layers: a rank whose batch has no images would make
+    the others wait forever.
     """
 
     def __init__(self, tower: CLIPVisionConfig, hidden_size: int) -> None:
@@ -54,12 +54,12 @@ class ImageEmbedding(nn.Module):
         """Tokens [n, hidden] for each image.
 
         Args:
-            pixel_values: [images, crops, 3, side, side]; the global crop first, then the tiles row
-                by row; crops beyond an image's own are ignored.
+            pixel_values: [images, crops, 3, side, side]; the global view first, then the tiles row by row. Crops beyond
+                those of an image are ignored.
             image_sizes: [images, 2], height and width in pixels of the tiled image.
 
         Raises:
-            ValueError: the sizes do not fit the crops.
+            ValueError: the sizes do not match the crops.
         """
         grids = crop_grids(pixel_values, image_sizes, self.image_size)
         crops = [image[: rows * cols + 1] for image, (rows, cols) in zip(pixel_values, grids, strict=True)]
@@ -116,12 +116,12 @@ def crop_grids(pixel_values: Tensor, image_sizes: Tensor, side: int) -> list[tup
     """Rows and columns of crops for each image.
 
     Raises:
-        ValueError: shapes that are not the processor's, or sizes that do not fit the crops.
+        ValueError: shapes are not those of the processor, or sizes do not match the crops.
     """
     if pixel_values.ndim != 5 or tuple(image_sizes.shape) != (pixel_values.shape[0], 2):
         raise ValueError(
             f"pixel_values {tuple(pixel_values.shape)} and image_sizes {tuple(image_sizes.shape)}: "
-            "expected [images, crops, 3, side, side] and [images, 2]; pass what the processor gives"
+            "expected [images, crops, 3, side, side] and [images, 2]; pass the processor's output"
         )
     grids = []
     for number, (height, width) in enumerate(image_sizes.tolist()):
@@ -129,7 +129,7 @@ def crop_grids(pixel_values: Tensor, image_sizes: Tensor, side: int) -> list[tup
         if height % side or width % side or not 1 <= rows * cols < pixel_values.shape[1]:
             raise ValueError(
                 f"image {number}: size {height} x {width} does not fit {pixel_values.shape[1]} "
-                f"crops of {side} pixels, one of them global; pass what the processor gives"
+                f"crops of {side} pixels, one of them global; pass the processor's output"
             )
         grids.append((rows, cols))
     return grids
@@ -138,7 +138,7 @@ def crop_grids(pixel_values: Tensor, image_sizes: Tensor, side: int) -> list[tup
 def image_positions(
     input_ids: Tensor | None, mm_token_type_ids: Tensor | None, image_token_id: int | None
 ) -> Tensor | None:
-    """Where image tokens stand, [batch, seq] bool; None when nothing tells.
+    """The positions of image tokens, [batch, seq] bool; None if they are not marked.
 
     >>> image_positions(torch.tensor([[1, 7, 7, 1]]), None, 7).tolist()
     [[False, True, True, False]]
@@ -151,10 +151,10 @@ def image_positions(
 
 
 def place_images(embeds: Tensor, is_image: Tensor | None, images: list[Tensor]) -> Tensor:
-    """`embeds` [batch, seq, hidden] with the images' tokens, in order, at the image positions.
+    """Write the images' tokens, in order, to the image positions of `embeds` [batch, seq, hidden].
 
     Raises:
-        ValueError: the images hold more or fewer tokens than there are positions.
+        ValueError: the number of tokens differs from the number of positions.
     """
     positions = 0 if is_image is None else int(is_image.sum())
     tokens = sum(len(image) for image in images)

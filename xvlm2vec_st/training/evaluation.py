@@ -1,194 +1,145 @@
-"""What a run is watched by: held-out rows, in every language."""
+"""Score held-out rows in every language while a model trains."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.evaluation import SequentialEvaluator
-from sentence_transformers.sentence_transformer.evaluation import MSEEvaluator, TranslationEvaluator
-from sentence_transformers.util import pairwise_cos_sim
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.util import cos_sim, pairwise_cos_sim
 
-from xvlm2vec_st.data.dataset import SOURCE, Item, check_columns, items_of
+from xvlm2vec_st.data.collator import iter_texts
+from xvlm2vec_st.data.corpus import SOURCE
+from xvlm2vec_st.data.dataset import check_columns
 from xvlm2vec_st.encoding.batches import images_in
 from xvlm2vec_st.encoding.inputs import text_inputs
 from xvlm2vec_st.images.hashing import image_key
-from xvlm2vec_st.utils.failures import first_line, is_out_of_memory
+from xvlm2vec_st.utils.failures import is_out_of_memory
 
-# What an input says and shows: equal names, equal inputs.
-Name = tuple[str, tuple[Hashable, ...]]
-
-
-class Twin(tuple):
-    """The name of one side of a pair, for `TranslationEvaluator`, which compares what it finds by `==`.
-
-    Equal to another one if either side is: where one English text has two translations, both are right.
-
-    >>> Twin(("cane", ()), ("a dog", ())) == Twin(("il cane", ()), ("a dog", ()))
-    True
-    """
-
-    other: Name
-
-    def __new__(cls, name: Name, other: Name) -> "Twin":
-        """The name, and that of the other side."""
-        twin = super().__new__(cls, name)
-        twin.other = other
-        return twin
-
-    def __eq__(self, value: object) -> bool:
-        return super().__eq__(value) or (isinstance(value, Twin) and self.other == value.other)
-
-    __hash__ = tuple.__hash__  # vectors are looked up by plain names
+# The content of an input, text and images: equal contents are equal inputs.
+Content = tuple[str, tuple[Hashable, ...]]
+Column = dict[int, tuple[Content, NDArray[np.float32]]]
 
 
-class DriftEvaluator(MSEEvaluator):
-    """The host's distance to the teacher's English, and the mean cosine to it: `english_cosine`."""
+class ParallelEvaluator(BaseEvaluator):
+    """Score held-out rows: retrieval between English and each language, and the drift of English.
 
-    def __call__(
-        self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
-    ) -> dict[str, float]:
-        """Scores by name."""
-        scores = super().__call__(model, output_path, epoch, steps)
-        return scores | {
-            f"{self.name}_cosine": pairwise_cos_sim(self.latest, self.source_embeddings).mean().item()
-        }
-
-    def embed_inputs(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """The host's, kept."""
-        self.latest = super().embed_inputs(*args, **kwargs)
-        return self.latest
-
-
-class Encoded:
-    """A model that has read all held-out rows: it takes names, and looks their vectors up.
-
-    Rows are read in blocks. An image is opened once for all languages of its row, and gone with its
-    block; nor is a text encoded once for each evaluator that asks for it.
+    A language's score is how often a translation retrieves its English text, and the other way round. The
+    definition is that of sentence-transformers' `TranslationEvaluator`. A pair is right too if its English or its
+    translation is equal: one English text may have two translations.
 
     Args:
-        model: reads the rows, at once.
-        rows: as `load_parallel` gives them.
-        languages: to read, English among them.
-        batch_size: inputs a forward, and rows a block.
+        rows: as `load_parallel` returns them.
+        languages: columns to score.
+        teacher: its English embeddings are the reference of the drift; it embeds the rows at once.
+        batch_size: texts per forward, and rows per block. A block's images are opened once.
 
-    Attributes:
-        names: each row's inputs, by language.
+    Returns:
+        `{language}_src2trg_accuracy`, `{language}_trg2src_accuracy` and `{language}_mean_accuracy`;
+        `english_negative_mse` (times 100) and `english_cosine` between student and teacher; and
+        `sequential_score`, the mean over the languages, by which checkpoints are compared.
 
     Raises:
-        ValueError: a device out of memory; an image that cannot be read.
+        ValueError: no held-out row has one of the languages; an image cannot be read.
     """
 
     def __init__(
-        self, model: SentenceTransformer, rows: Dataset, languages: Sequence[str], batch_size: int
+        self, rows: Dataset, languages: Sequence[str], teacher: SentenceTransformer, *, batch_size: int = 64
     ) -> None:
-        self.model_card_data = model.model_card_data
-        self.names: list[dict[str, Name]] = []
-        self.vectors: dict[Name, np.ndarray] = {}
-        for start in range(0, len(rows), batch_size):
-            block = rows.select(range(start, min(start + batch_size, len(rows)))).to_list()
-            items = list(items_of(block, languages))
-            with enough_memory(
-                f"while held-out rows are scored, {batch_size} texts a batch; lower --batch-size "
-                "(and raise --accumulation), or pass --eval-rows 0"
-            ):
-                # Without the model's default prompt, which training does not apply either.
-                found = model.encode(
-                    text_inputs(model, [item.given for item in items]),
-                    prompt="",
-                    batch_size=batch_size,
-                    show_progress_bar=False,
-                )
-            named = names_of(items, len(block), languages)
-            self.names += named
-            for item, vector in zip(items, found, strict=True):
-                self.vectors[named[item.row][languages[item.language]]] = vector
-
-    def encode(self, inputs: Sequence[Name], *, convert_to_numpy: bool, **_: Any) -> Any:
-        """Vectors as the host's evaluators ask for them: (inputs, dim), or a list of tensors."""
-        found = np.stack([self.vectors[name] for name in inputs])
-        return found if convert_to_numpy else list(torch.from_numpy(found))
-
-
-class HeldOutEvaluator(SequentialEvaluator):
-    """The host's evaluators, over rows that are read once for all of them."""
-
-    def __init__(
-        self, evaluators: Sequence[Any], rows: Dataset, languages: Sequence[str], batch_size: int
-    ) -> None:
-        count = len(languages)
-        super().__init__(evaluators, main_score_function=lambda scores: sum(scores[:count]) / count)
-        self.rows, self.languages, self.batch_size = rows, (SOURCE, *languages), batch_size
+        super().__init__()
+        check_columns(rows.column_names, languages)
+        for language in languages:
+            if all(text is None for text in rows[language]):
+                raise ValueError(f"no held-out row has language {language!r}; hold out more rows")
+        self.primary_metric = "sequential_score"
+        self.rows, self.languages, self.batch_size = rows, list(languages), batch_size
+        self.reference = np.stack([vector for _, vector in self.embed(teacher, [])[SOURCE].values()])
 
     def __call__(
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         """Scores by name."""
-        read = Encoded(model, self.rows, self.languages, self.batch_size)
-        return super().__call__(read, output_path, epoch, steps)
+        columns = self.embed(model, self.languages)
+        scores: dict[str, float] = {}
+        for language in self.languages:
+            accuracies = retrieval_accuracies(columns[SOURCE], columns[language])
+            names = ("src2trg_accuracy", "trg2src_accuracy")
+            scores |= {f"{language}_{name}": value for name, value in zip(names, accuracies, strict=True)}
+            scores[f"{language}_mean_accuracy"] = sum(accuracies) / 2
+        english = np.stack([vector for _, vector in columns[SOURCE].values()])
+        scores["english_negative_mse"] = -100 * float(((self.reference - english) ** 2).mean())
+        scores["english_cosine"] = float(pairwise_cos_sim(english, self.reference).mean())
+        means = [scores[f"{language}_mean_accuracy"] for language in self.languages]
+        scores["sequential_score"] = sum(means) / len(means)
+        self.store_metrics_in_model_card_data(model, scores, epoch, steps)
+        return scores
+
+    def embed(self, model: SentenceTransformer, languages: Sequence[str]) -> dict[str, Column]:
+        """Contents and vectors of each column by row number, English first; rows are read in blocks."""
+        codes = (SOURCE, *languages)
+        columns: dict[str, Column] = {code: {} for code in codes}
+        for start in range(0, len(self.rows), self.batch_size):
+            block = self.rows.select(range(start, min(start + self.batch_size, len(self.rows)))).to_list()
+            texts = list(iter_texts(block, codes))
+            with memory_hint(
+                f"while held-out rows were scored, {self.batch_size} texts per batch; lower "
+                "per_device_train_batch_size (and raise gradient_accumulation_steps), or evaluate no rows"
+            ):
+                # prompt="": training does not apply the model's default prompt either.
+                vectors = model.encode(
+                    text_inputs(model, [text.input for text in texts]),
+                    prompt="",
+                    batch_size=self.batch_size,
+                    show_progress_bar=False,
+                )
+            images: dict[int, tuple[Hashable, ...]] = {}
+            for text, vector in zip(texts, vectors, strict=True):
+                if text.row not in images:
+                    images[text.row] = tuple(map(image_key, images_in(text.input)))
+                content = text.input if isinstance(text.input, str) else text.input["text"]
+                columns[codes[text.language]][start + text.row] = (content, images[text.row]), vector
+        return columns
 
 
 def parallel_evaluator(
     rows: Dataset, languages: Sequence[str], teacher: SentenceTransformer, *, batch_size: int = 64
-) -> HeldOutEvaluator:
-    """Score held-out rows: the mean over languages as the main score, English drift apart.
-
-    A language's score is how often a translation finds its English twin and the other way round
-    (`TranslationEvaluator`); `english_negative_mse` and `english_cosine` tell the student's distance
-    to the teacher's English. `batch_size` counts texts: a forward is never larger than one of a
-    training batch of as many rows.
-
-    Raises:
-        ValueError: a language that no held-out row has; as `Encoded`, here and when it is called.
-    """
-    check_columns(rows.column_names, languages)
-    for language in languages:
-        if all(text is None for text in rows[language]):
-            raise ValueError(f"no held-out row has language {language!r}; hold out more rows")
-    taught = Encoded(teacher, rows, [SOURCE], batch_size)
-    english = [named[SOURCE] for named in taught.names]
-    evaluators: list[Any] = []
-    for language in languages:
-        texts = rows[language]
-        chosen = [number for number, text in enumerate(texts) if text is not None]
-        twins = [english[number] for number in chosen]
-        translated = [(texts[number], english[number][1]) for number in chosen]
-        evaluators.append(
-            TranslationEvaluator(
-                [Twin(*pair) for pair in zip(twins, translated, strict=True)],
-                [Twin(*pair) for pair in zip(translated, twins, strict=True)],
-                name=language,
-            )
-        )
-    evaluators.append(DriftEvaluator(english, english, teacher_model=taught, name="english"))
-    return HeldOutEvaluator(evaluators, rows, languages, batch_size)
+) -> ParallelEvaluator:
+    """Build a `ParallelEvaluator`."""
+    return ParallelEvaluator(rows, languages, teacher, batch_size=batch_size)
 
 
-def names_of(items: Sequence[Item], rows: int, languages: Sequence[str]) -> list[dict[str, Name]]:
-    """The names of a block's inputs; a row's image is looked at once."""
-    shown: dict[int, tuple[Hashable, ...]] = {}
-    named: list[dict[str, Name]] = [{} for _ in range(rows)]
-    for item in items:
-        if item.row not in shown:
-            shown[item.row] = tuple(map(image_key, images_in(item.given)))
-        text = item.given if isinstance(item.given, str) else item.given["text"]
-        named[item.row][languages[item.language]] = (text, shown[item.row])
-    return named
+def retrieval_accuracies(english: Column, translated: Column) -> tuple[float, float]:
+    """(English to translation, translation to English): the share of right nearest neighbours."""
+    numbers = list(translated)
+    pairs = [(english[number][0], translated[number][0]) for number in numbers]
+    similarity = cos_sim(
+        np.stack([english[number][1] for number in numbers]),
+        np.stack([translated[number][1] for number in numbers]),
+    )
+
+    def accuracy(nearest: torch.Tensor) -> float:
+        right = [
+            pairs[row][0] == pairs[other][0] or pairs[row][1] == pairs[other][1]
+            for row, other in enumerate(nearest.tolist())
+        ]
+        return sum(right) / len(right)
+
+    return accuracy(similarity.argmax(1)), accuracy(similarity.argmax(0))
 
 
 @contextmanager
-def enough_memory(told: str) -> Iterator[None]:
-    """Tell a device out of memory in words of this package: where, and what to lower.
+def memory_hint(hint: str) -> Iterator[None]:
+    """Add to an out-of-memory error where it happened and what to lower.
 
-    Raises:
-        ValueError: out of memory.
+    The error keeps its type: accelerate's `find_executable_batch_size`, behind transformers'
+    `auto_find_batch_size`, looks for a RuntimeError.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ValueError(f"out of memory {told} ({first_line(error)})") from error
+        if is_out_of_memory(error):
+            error.add_note(hint)
+        raise

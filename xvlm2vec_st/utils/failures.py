@@ -1,4 +1,4 @@
-"""What ends a command, in one line: bad input, and what goes wrong with the machine."""
+"""One-line messages for errors that end a command: bad input, and failures of the machine."""
 
 import errno
 import pickle
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from safetensors import SafetensorError
 
-# What to do about the errors of the system that users meet.
+# What to do about common errors of the operating system.
 ADVICE = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in your quota",
@@ -18,8 +18,8 @@ ADVICE = {
     errno.EROFS: "choose a place that can be written",
     errno.ENOMEM: "free memory",
 }
-# Beginnings of RuntimeErrors that say something of the machine. torch has no other type for them.
-OF_THE_MACHINE = (
+# How RuntimeErrors about the machine begin. torch has no separate type for them.
+MACHINE_ERRORS = (
     "[enforce fail at inline_container",  # torch.save on a full disk
     "PytorchStreamWriter",
     "basic_ios::clear",
@@ -35,7 +35,7 @@ OF_THE_MACHINE = (
 
 
 def reason(error: BaseException) -> str | None:
-    """One line for an error that the user can mend; None where the program itself is at fault.
+    """One line for an error that the user can fix; None if it is a bug of the program.
 
     >>> reason(OSError(errno.ENOSPC, "No space left on device", "/data/out"))
     '/data/out: No space left on device; make room'
@@ -54,9 +54,9 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, ImportError):
         return f"{error}; install what is missing" if isinstance(error, ModuleNotFoundError) else str(error)
     if is_out_of_memory(error):
-        return f"out of memory ({first_line(error)}); lower --batch-size, or free memory"
-    wrapped = isinstance(error, RuntimeError | OSError | SafetensorError) or is_of_datasets(error)
-    for cause in chain(error) if wrapped else ():
+        return f"out of memory ({first_line(error)}); lower the batch size, or free memory"
+    has_cause = isinstance(error, RuntimeError | OSError | SafetensorError) or is_of_datasets(error)
+    for cause in chain(error) if has_cause else ():
         if isinstance(cause, OSError) and cause.errno in ADVICE:
             where = f"{cause.filename}: " if cause.filename else ""
             return f"{where}{cause.strerror}; {ADVICE[cause.errno]}"
@@ -65,21 +65,21 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, SafetensorError):
         return f"a file of weights cannot be read or written: {error}"
     if isinstance(error, pickle.UnpicklingError):
-        return f"a file holds what is not loaded for safety: {first_line(error)}"
+        return f"a file holds objects that are not loaded for safety: {first_line(error)}"
     if is_of_datasets(error):
         return f"the rows cannot be stored: {first_line(error.__cause__ or error)}"
-    if isinstance(error, RuntimeError) and str(error).startswith(OF_THE_MACHINE):
+    if isinstance(error, RuntimeError) and str(error).startswith(MACHINE_ERRORS):
         return first_line(error)
     return None
 
 
 def is_of_datasets(error: BaseException) -> bool:
-    """Whether datasets could not store its rows; found by name, for datasets is an extra."""
+    """Whether datasets could not store its rows. Compares names, because datasets is an optional dependency."""
     return type(error).__name__ == "DatasetGenerationError"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: the CPU's or a GPU's.
+    """Whether the CPU or a GPU ran out of memory.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA out of memory. Tried …"))
     (True, True)
@@ -91,7 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
+    """Yield the error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -100,12 +100,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def notes(error: BaseException) -> list[str]:
-    """What was added on the error's way up, as what is kept."""
+    """The notes that were added to the error (`add_note`)."""
     return list(getattr(error, "__notes__", ()))
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message, or its type.
+    """The first line of an error's message, or its type.
 
     >>> first_line(ValueError())
     'ValueError'

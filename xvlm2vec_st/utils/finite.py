@@ -1,4 +1,4 @@
-"""Weights and embeddings that are numbers."""
+"""Check that weights and embeddings are finite numbers."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
-    """Names of tensors that hold a value which is not a number or infinite.
+    """Names of tensors that hold NaN or infinity.
 
     >>> list(not_finite([("a", torch.ones(2)), ("b", torch.tensor([1.0, float("nan")]))]))
     ['b']
@@ -19,10 +19,10 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
 
 
 def check_weights_finite(model: nn.Module, what: str, advice: str) -> None:
-    """Refuse weights that are not numbers.
+    """Refuse weights that are NaN or infinite.
 
     Raises:
-        ValueError: the first of them by name, and how many more there are.
+        ValueError: names the first tensor, and counts the others.
     """
     names = list(not_finite(model.state_dict().items()))
     if names:
@@ -31,17 +31,17 @@ def check_weights_finite(model: nn.Module, what: str, advice: str) -> None:
 
 
 def check_targets(teacher: nn.Module, targets: dict[str, Tensor]) -> None:
-    """Refuse embeddings of a teacher that are not numbers.
+    """Refuse teacher embeddings that are NaN or infinite.
 
     Raises:
-        ValueError: what is at fault: the teacher's weights, or the row alone.
+        ValueError: names the cause: the teacher's weights, or some rows.
     """
     bad = ~torch.stack([value.isfinite().all(-1) for value in targets.values()]).all(0)
     if not bool(bad.any()):
         return
-    check_weights_finite(teacher, "the teacher", "take another teacher, or copy its files again")
+    check_weights_finite(teacher, "the teacher", "use another teacher, or copy its files again")
     rows = ", ".join(map(str, bad.nonzero().flatten().tolist()))
     raise ValueError(
-        f"the teacher's embeddings of the batch's rows {rows} are not numbers, though its weights are; "
-        "load it in fp32 or bf16, or leave these rows out"
+        f"the teacher's embeddings of the batch's rows {rows} are not numbers, although its weights are; "
+        "load it in fp32 or bf16, or remove these rows"
     )

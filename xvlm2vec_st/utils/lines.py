@@ -1,4 +1,4 @@
-"""Lines of files: UTF-8, plain or gzip; other encodings and packings are named."""
+"""Read the lines of UTF-8 files, plain or gzip; errors name other encodings and packings."""
 
 import codecs
 import gzip
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 GZIP = b"\x1f\x8b"
-# How other files begin, and what to do with them.
+# First bytes of other files, and what to do with them.
 FOREIGN = (
     (codecs.BOM_UTF32_LE, "UTF-32", "convert it: iconv -f utf-32 -t utf-8 {path}"),
     (codecs.BOM_UTF32_BE, "UTF-32", "convert it: iconv -f utf-32 -t utf-8 {path}"),
@@ -20,18 +20,19 @@ FOREIGN = (
     (b"\xfd7zXZ\0", "an xz file", "unpack it: unxz {path}"),
     (b"\x28\xb5\x2f\xfd", "a zstandard file", "unpack it: unzstd {path}"),
 )
-# Text is packed to a third or a tenth; a file of zeros to a thousandth.
+# gzip packs text to a third or a tenth of its size, and a file of zeros to a thousandth.
 RATIO = 200
-FREE = 64 * 2**20  # bytes that the ratio does not look at
+FREE = 64 * 2**20  # bytes to which the ratio does not apply
 
 
 def byte_lines(path: str | Path, *, any_encoding: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of a file, unpacked where it is gzip; a byte order mark is no part of the first line.
+    """Yield (number, line) of a file, unpacked if it is gzip, without a byte order mark.
 
-    With `any_encoding`, for XML, which tells its own, UTF-16 is no error.
+    `any_encoding` accepts UTF-16, for XML, which declares its encoding.
 
     Raises:
-        ValueError: UTF-16 or another packing; a damaged gzip file, or one that grows out of proportion.
+        ValueError: the file is UTF-16 or packed otherwise; it is a damaged gzip file, or unpacks to far more than its
+            size.
     """
     with open(path, "rb") as file:
         head = file.read(8)
@@ -39,23 +40,23 @@ def byte_lines(path: str | Path, *, any_encoding: bool = False) -> Iterator[tupl
         encodings = () if any_encoding else FOREIGN
         if not head.startswith(GZIP):
             check_head(path, head, encodings)
-            yield from numbered(path, file, encodings)
+            yield from number_lines(path, file, encodings)
             return
         size = os.fstat(file.fileno()).st_size
         try:
             with gzip.open(file) as unpacked:
-                yield from numbered(path, unpacked, encodings, max(FREE, RATIO * size))
+                yield from number_lines(path, unpacked, encodings, max(FREE, RATIO * size))
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: a damaged gzip file ({error}); copy it or pack it anew") from error
 
 
-def numbered(
+def number_lines(
     path: str | Path, file: BinaryIO, encodings: tuple, limit: int | None = None
 ) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of an open file of at most `limit` bytes.
+    """Yield (number, line) of an open file of at most `limit` bytes.
 
     Raises:
-        ValueError: there are more.
+        ValueError: the file has more bytes.
     """
     number, left = 0, -1 if limit is None else limit + 1
     while line := file.readline(left):
@@ -74,25 +75,23 @@ def numbered(
 
 
 def check_head(path: str | Path, head: bytes, encodings: tuple) -> None:
-    """Refuse what is no UTF-8 by its first bytes.
+    """Check the first bytes of a file.
 
     Raises:
-        ValueError: its kind, and what to do.
+        ValueError: it is not UTF-8; the message names its kind, and what to do.
     """
     for start, kind, advice in encodings:
         if head.startswith(start):
             raise ValueError(f"{path} is {kind}, not UTF-8; {advice.format(path=path)}")
     if encodings and b"\0" in head[:4]:
-        raise ValueError(
-            f"{path} is UTF-16 or no text, not UTF-8; convert it: iconv -f utf-16le -t utf-8 {path}"
-        )
+        raise ValueError(f"{path} is UTF-16 or not a text, not UTF-8; convert it: iconv -f utf-16le -t utf-8 {path}")
 
 
-def decoded(path: str | Path, number: int, line: bytes) -> str:
-    """A line as text.
+def decode_line(path: str | Path, number: int, line: bytes) -> str:
+    """Decode a line.
 
     Raises:
-        ValueError: not UTF-8, with the byte and its column.
+        ValueError: it is not UTF-8; with the byte and its column.
     """
     try:
         return line.decode("utf-8")

@@ -1,4 +1,4 @@
-"""What a command prints: its own lines, one bar per step, and a table."""
+"""Keep the libraries' output off the terminal of a command."""
 
 import logging
 import sys
@@ -18,13 +18,12 @@ LIBRARIES = (
 
 
 def quiet_libraries(*, bars: bool = False) -> None:
-    """Keep the libraries' warnings off the terminal, and the bars of files that they load and save.
+    """Hide the libraries' warnings, and their progress bars for loading and saving files.
 
-    Bars of downloads stay. For a command line, whose `--debug` leaves this out; nothing that is
-    imported calls it.
+    Bars of downloads stay. Commands call this unless --debug is passed; importing the package does not.
 
     Args:
-        bars: keep all bars.
+        bars: keep all progress bars.
 
     >>> quiet_libraries()
     """
@@ -35,6 +34,6 @@ def quiet_libraries(*, bars: bool = False) -> None:
     if bars:
         return
     transformers_logging.disable_progress_bar()
-    enable_progress_bars()  # the line above turns off those of downloads too
+    enable_progress_bars()  # the line above also disables those of downloads
     if "datasets" in sys.modules:
         sys.modules["datasets"].disable_progress_bars()

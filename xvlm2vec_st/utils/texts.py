@@ -1,17 +1,17 @@
-"""What a text, an id or a name may hold, and how one is shown in a message."""
+"""Check texts, ids and names, and print them safely in messages."""
 
 import re
 import unicodedata
 
-# Letters by their category that show nothing: Hangul fillers, the Braille blank.
+# Invisible characters whose Unicode category is a letter or symbol: Hangul fillers, the Braille blank.
 UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
-# A terminal acts on controls (C0, C1); marks of direction show a name the wrong way round.
+# A terminal executes control characters (C0, C1); direction marks display a name reversed.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 HALF = re.compile(r"[\ud800-\udfff]")
 
 
 def is_blank(text: str) -> bool:
-    r"""Whether a text shows nothing: white space, controls and characters without width alone.
+    r"""Whether a text is invisible: white space, controls and characters without width only.
 
     >>> is_blank(" \u200b\0"), is_blank("\u200bdog")
     (True, False)
@@ -20,15 +20,15 @@ def is_blank(text: str) -> bool:
 
 
 def fault_of(text: str) -> str | None:
-    r"""Why a text cannot be stored or read, or None.
+    r"""The reason why a text cannot be stored or read, or None.
 
     >>> fault_of("a\ud83d")
     'holds half a character (\\ud83d) at column 2; write the whole one, or leave it out'
     >>> fault_of("dog")
     """
-    if found := HALF.search(text):
-        code = f"\\u{ord(found.group()):04x}"
-        where = f"at column {found.start() + 1}"
+    if match := HALF.search(text):
+        code = f"\\u{ord(match.group()):04x}"
+        where = f"at column {match.start() + 1}"
         return f"holds half a character ({code}) {where}; write the whole one, or leave it out"
     if "\0" in text:
         return f"holds a NUL character at column {text.index(chr(0)) + 1}; leave it out"
@@ -36,7 +36,7 @@ def fault_of(text: str) -> str | None:
 
 
 def printable(text: object) -> str:
-    r"""A value for a message: what a terminal would act on is written as its escape.
+    r"""A value for a message; characters that a terminal would execute are escaped.
 
     >>> printable("a\x1b[2J"), printable("dog: cane\n")
     ('a\\x1b[2J', 'dog: cane\n')

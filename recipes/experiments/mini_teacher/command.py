@@ -29,7 +29,7 @@ from mmmeb_tasks.instructions import render_query, render_target
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, split_pairs
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import World, load_world
-from xvlm2vec_st.building.saving import save_embedder
+from xvlm2vec_st.building.builder import save_embedder
 from xvlm2vec_st.utils.folders import Destination, expanded, remove
 
 from ...shared.command import parser_of
@@ -166,9 +166,7 @@ def make(args: argparse.Namespace, folder: Path) -> None:
     transformers.set_seed(args.seed)
     world = load_world()
     model = build_model(world, folder)
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(model.tokenizer)} tokens"
-    )
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(model.tokenizer)} tokens")
     seconds = train(model, world, args)
     # fp16 on disk halves the bundle; config.json says float32, so it is computed in fp32 everywhere.
     save_embedder(model.half(), folder)
@@ -180,9 +178,7 @@ def make(args: argparse.Namespace, folder: Path) -> None:
     card.write_text(card_of(args, sum(p.numel() for p in model.parameters()), seconds, scores), "utf-8")
 
 
-def card_of(
-    args: argparse.Namespace, parameters: int, seconds: float, scores: dict[str, dict[str, float]]
-) -> str:
+def card_of(args: argparse.Namespace, parameters: int, seconds: float, scores: dict[str, dict[str, float]]) -> str:
     """The model card: what made these weights, and how they score."""
     kinds = list(scores["en"])
     lines = ["| P@1, % | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]

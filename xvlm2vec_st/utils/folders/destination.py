@@ -144,8 +144,7 @@ class Destination:
             for place in (self.out, self.work):
                 if path and inside(path, place):
                     raise ValueError(
-                        f"{option} {path} lies in {place}, which the run replaces; "
-                        f"choose another {self.option}"
+                        f"{option} {path} lies in {place}, which the run replaces; choose another {self.option}"
                     )
 
     def note(self) -> dict[str, Any] | None:
@@ -179,9 +178,7 @@ class Destination:
                     f"{work} holds an unfinished run of something else ({foreign[0]!r}, no {NOTE}); {other}"
                 )
         elif note.get("command", "") != self.command:
-            raise ValueError(
-                f"{work} holds an unfinished run of {note.get('command') or 'training'}; {other}"
-            )
+            raise ValueError(f"{work} holds an unfinished run of {note.get('command') or 'training'}; {other}")
         return True
 
     def begin(
@@ -217,11 +214,7 @@ class Destination:
     def waiting(self) -> bool:
         """Whether a finished result waits in the work folder for its move into place."""
         moving = self.work / MOVING
-        return (
-            self.final.exists()
-            and moving.is_file()
-            and moving.read_text(errors="replace") == identity(self.final)
-        )
+        return self.final.exists() and moving.is_file() and moving.read_text(errors="replace") == identity(self.final)
 
     def abandon(self) -> None:
         """Drop the work of a run that failed, unless a finished result waits in it."""

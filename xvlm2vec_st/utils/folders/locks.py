@@ -57,8 +57,7 @@ def _flock(handle: int, out: Path, holder: str, *, wait: bool, shared: bool) -> 
     except BlockingIOError:
         if not wait:
             raise ValueError(
-                f"{out}: another run is writing it ({holder or 'just begun'}); wait for its end, or choose "
-                "another OUT"
+                f"{out}: another run is writing it ({holder or 'just begun'}); wait for its end, or choose another OUT"
             ) from None
         logger.warning("%s: waiting for the run that is writing it (%s)", out, holder)
         fcntl.flock(handle, kind)

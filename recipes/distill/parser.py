@@ -1,0 +1,146 @@
+"""The command line of `distill`, and its configuration files."""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from xvlm2vec_st.utils.texts import printable
+
+from ..shared.command import add_debug
+from ..shared.numbers import check_numbers
+from .options import DistillArguments, DistillTrainingArguments, check_pair, split_fields
+
+KINDS = (DistillArguments, DistillTrainingArguments)
+
+
+class DistillParser(HfArgumentParser):
+    """transformers' parser for both dataclasses, with checked numbers and `--config`."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(
+            KINDS,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add_debug(self)
+        self.add_argument("--config", help="a YAML file of options; the command line overrides it")
+        resume = next(action for action in self._actions if action.dest == "resume_from_checkpoint")
+        resume.nargs, resume.const = "?", "true"
+        resume.help = "true: continue the unfinished run from its last checkpoint; or a checkpoint's folder"
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, and check the numbers.
+
+        Raises:
+            ValueError: see `check_numbers`.
+        """
+        options, rest = super().parse_known_args(*args, **kwargs)
+        check_numbers(options, self)
+        return options, rest
+
+
+def parse_arguments(
+    argv: Sequence[str] | None, description: str | None
+) -> tuple[DistillArguments, DistillTrainingArguments]:
+    """The options of a command line, `sys.argv` by default, and of its `--config` file.
+
+    Raises:
+        ValueError: a bad option or file; see `config_words`, `DistillArguments` and `check_pair`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = DistillParser(description)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    config = finder.parse_known_args(words)[0].config
+    values = vars(parser.parse_args([*(config_words(config, parser) if config else []), *words]))
+    own, training = split_fields(values, KINDS)
+    arguments, training_arguments = DistillArguments(**own), DistillTrainingArguments(**training)
+    check_pair(arguments, training_arguments)
+    return arguments, training_arguments
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, and unique keys.
+
+    PyYAML reads YAML 1.1, in which 1:30 is 90, 010 is 8, and the last of two equal keys wins.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Build a mapping.
+
+        Raises:
+            yaml.YAMLError: a key appears twice.
+        """
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# First letter -> how a plain value is recognised; 1:30 and 010 stay texts, which the options then refuse.
+Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:int"]
+    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: it is not YAML, or not UTF-8; the message names the file and the place.
+    """
+    try:
+        return yaml.load(path.read_text("utf-8"), Loader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deep for a file of options") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def config_words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """The options of a YAML file as command line words, so that they get the same checks.
+
+    Raises:
+        ValueError: the file is missing or not a mapping; an unknown key, with the nearest option; Norwegian
+            without quotes.
+    """
+    try:
+        exists = path.is_file()
+    except OSError:  # a name that is too long
+        exists = False
+    if not exists:
+        raise ValueError(f"{printable(path)}: no such configuration file")
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a mapping of options to values is needed, got {type(values).__name__}")
+    options = {action.dest for action in parser._actions} - {"config", "help", "debug"}
+    words: list[str] = []
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in options:
+            (near,) = difflib.get_close_matches(name, options, n=1, cutoff=0.0)
+            raise ValueError(f"{path}: no option {key!r}; the nearest one is {near!r}")
+        items = value if isinstance(value, list) else [value]
+        if name == "languages" and any(item is False for item in items):
+            raise ValueError(f'{path}: languages: YAML reads no as False; quote it: "no"')
+        if value is not None:
+            words += [f"--{name}", *(json.dumps(i) if isinstance(i, dict | bool) else str(i) for i in items)]
+    return words
