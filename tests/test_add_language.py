@@ -189,7 +189,7 @@ def test_other_training_keeps_the_translations(tmp_path, capsys):
         (work / name).mkdir() if name in folders else (work / name).write_text("")
     assert begun() == made and not capsys.readouterr().out
     assert begun("--eval-rows", "4") == corpus
-    assert "(eval_rows): the corpus stays" in capsys.readouterr().out
+    assert "(eval_rows): keeping the corpus" in capsys.readouterr().out
     (work / "model.partial").mkdir()
     assert begun("--eval-rows", "4", "--overwrite") == {*corpus, "model.partial"}
     assert begun("--steps", "7", "--overwrite") == corpus
@@ -217,7 +217,7 @@ def test_images_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_
         (["pt", "--mini", "5", "--corpus", "x.jsonl"], "one of them"),
         (["pt", "it", "--keep", "it", "--mini", "5"], "it: new and in --keep"),
         (["pt", "--mini", "5", "--rehearsal", "0"], "--rehearsal 0.0: pass a number above 0"),
-        (["pt", "--mini", "20"], "are to be held out, at most half"),
+        (["pt", "--mini", "20"], "and at most half of them can be held out"),
         (["xx", "--mini", "5"], "unknown language 'xx'"),
     ],
 )

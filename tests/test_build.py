@@ -20,7 +20,7 @@ from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, rando
 from transformers import LlamaConfig, VipLlavaConfig
 
 from xvlm2vec_st import SentenceTransformer, build
-from xvlm2vec_st.__main__ import main
+from xvlm2vec_st.__main__ import build_parser, main
 from xvlm2vec_st.families.templates import PLACEHOLDERS
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_native_modules_and_a_pinned_backend(family: str) -> None:
     backend = "torchvision" if family in tiny.VIDEO else "pil"
     assert settings["processor_kwargs"] == {"backend": backend}
     card = (folder / "README.md").read_text("utf-8")
-    assert f"Made from `{family}`" in card
+    assert f"Built from `{family}`" in card
     assert ("import xvlm2vec_st" in card) == (family == "phi3_v")
 
 
@@ -94,7 +94,7 @@ def test_arguments_that_are_refused(tmp_path: Path) -> None:
     (full / "mine.txt").write_text("keep me")
     for arguments, match in (
         ({"out": full}, "is not empty"),
-        ({"out": checkpoint("llava"), "overwrite": True}, "OUT is BASE"),
+        ({"out": checkpoint("llava"), "overwrite": True}, "out is base"),
         ({"num_crops": 0}, "num_crops is 0; pass 1 or more"),
         ({"num_crops": 4}, "num_crops is for phi3_v; a llava has none"),
         ({"dtype": "int8"}, "dtype is 'int8'; pass one of bf16"),
@@ -140,7 +140,7 @@ def unknown(folder: Path) -> Path:
 
 def test_unknown_family_wants_a_template(tmp_path: Path) -> None:
     base = unknown(tmp_path / "base")
-    with pytest.raises(ValueError, match="no chat template for 'vipllava'.*--template FILE"):
+    with pytest.raises(ValueError, match="no chat template for 'vipllava'.*Pass template="):
         build(base, tmp_path / "out")
     with pytest.raises(ValueError, match="no chat template for 'vipllava'"):
         SentenceTransformer(str(base), device="cpu")

@@ -54,7 +54,7 @@ def test_an_adapter_is_merged_into_a_folder_that_keeps_what_it_declares(tmp_path
     assert len(merged) == 4
     assert merged[0].processor.chat_template == plain[0].processor.chat_template
     assert np.abs(plain.encode(ROWS[:1]) - merged.encode(ROWS[:1])).max() > 1e-3
-    with pytest.raises(ValueError, match="--keep-adapter: .* is a sentence-transformers folder already"):
+    with pytest.raises(ValueError, match="keep_adapter: .* is a sentence-transformers folder already"):
         build(base, tmp_path / "kept", adapter=tmp_path / "adapter", keep_adapter=True)
 
 
@@ -151,7 +151,7 @@ def test_a_merged_adapter_is_stored_in_the_type_of_the_files(tmp_path):
 def test_a_template_that_never_ends_is_cut_off(tmp_path, template, monkeypatch):
     monkeypatch.setattr(limits, "CODE", limits.CODE.replace("RLIMIT_CPU, (10, 10)", "RLIMIT_CPU, (1, 1)"))
     (tmp_path / "t.jinja").write_text(template)
-    with pytest.raises(ValueError, match="the chat template of .*t.jinja does not end within"):
+    with pytest.raises(ValueError, match="the chat template of .*t.jinja does not render within"):
         build(tiny.checkpoint("llava"), tmp_path / "out", template=tmp_path / "t.jinja")
     assert [path.name for path in tmp_path.iterdir()] == ["t.jinja"]
 

@@ -16,6 +16,7 @@ from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_
 from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.distillation.fingerprint import fingerprint, preprocessing_signature
 from xvlm2vec_st.distillation.teacher_cache import TargetStore, input_key
+from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher
 
 LANGUAGES = ("it", "de")
 KEYS = [bytes([n]) * 16 for n in range(9)]
@@ -174,7 +175,7 @@ def test_a_fingerprint_has_the_settings_of_the_model_and_not_its_place(tmp_path)
 
 
 def test_what_cannot_be_keyed_is_refused():
-    with pytest.raises(ValueError, match="more than a text and images"):
+    with pytest.raises(ValueError, match="more than one text and images"):
         input_key({"content": "a", "text": "b"})
 
 
@@ -246,7 +247,7 @@ def test_a_full_disk_ends_with_a_line_and_what_was_there_is_kept(tmp_path):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:  # the kernel takes half of the record, then refuses
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
-        with pytest.raises(ValueError, match="cannot grow .*; free space.* the 2 targets in it are kept"):
+        with pytest.raises(ValueError, match="cannot grow .*; free space.* its 2 targets are kept"):
             store.put(KEYS[2:4], values(2, 3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -291,7 +291,7 @@ def test_the_authors_language_must_be_told(folder):
         ("x.csv", b"id,en\n1,a dog, brown\n", "x.csv, line 2: more cells than the head"),
         ("x.csv", "id,en\n1,d\xf6g\n".encode("latin1"), "x.csv, line 2: not UTF-8.*iconv"),
         ("x.jsonl", b'{"id": 1, "en": "a"}\n{"id": 1, "en": "b"}\n', "id '1' twice"),
-        ("x.jsonl", b'{"id": 1, "en": "' + b"x" * 2_000_000, "x.jsonl, line 1.*no JSON.{1,200}$"),
+        ("x.jsonl", b'{"id": 1, "en": "' + b"x" * 2_000_000, "x.jsonl, line 1.*not JSON.{1,200}$"),
         ("x.parquet", b"PAR", "x.parquet, no parquet file"),
         (
             "x.json",
@@ -486,7 +486,7 @@ def test_a_subset_without_any_image_stops_and_tells_where_they_are(mmeb):
     out = mmeb / "parallel.jsonl"
     words = ["--mmeb", "NIGHTS", "OK-VQA", "--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]
     words += ["--skip-check", "copy", "language"]
-    told = r"OK-VQA: none of its 3 images .*qry_0.jpg.* images_zip/.* --images FOLDER.* --no-image-check"
+    told = r"OK-VQA: none of its 3 images .*qry_0.jpg.* images_zip/.* --images FOLDER.* --no-check-images"
     with pytest.raises(ValueError, match=told):
         translate.main(words, Spelling())
     assert not out.exists()

@@ -17,6 +17,7 @@ from transformers.models.auto import image_processing_auto
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
+from recipes.distill.parser import parse_arguments
 from xvlm2vec_st import DistillationTrainer, lora_config
 from xvlm2vec_st.distillation.states import add_projection
 
@@ -139,7 +140,7 @@ def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, 
         distill.main(arguments)
     assert not out.exists() and (tmp_path / "out.partial" / "checkpoint-2").is_dir()
     go_on()
-    with pytest.raises(ValueError, match="holds an unfinished run; pass --resume to go on"):
+    with pytest.raises(ValueError, match="holds an unfinished run; pass --resume-from-checkpoint true to continue it"):
         distill.main(arguments)
     with pytest.raises(ValueError, match=r"started with other arguments \(seed 0 -> 5\)"):
         distill.main([*arguments, "--resume-from-checkpoint", "--seed", "5"])
@@ -170,7 +171,7 @@ def test_an_adapter_that_is_kept_loads_in_stock_and_says_what_the_merged_one_say
 
 @pytest.mark.parametrize(("told", "is_last"), [((0.1, 0.9, 0.5, 0.4), False), ((0.1, 0.2, 0.3, 0.4), True)])
 def test_the_best_checkpoint_is_the_one_that_is_saved(corpus, trained, tmp_path, monkeypatch, told, is_last):
-    """The run's evaluations are told: where the last is the best, its weights are those without --best."""
+    """The run's evaluations are told: where the last is the best, its weights are those without it."""
     monkeypatch.setattr(
         DistillationTrainer,
         "evaluate",
@@ -190,8 +191,8 @@ def test_merging_keeps_the_embeddings_also_of_dora_and_of_a_projection(tmp_path)
     add_projection(student, len(plain))
     projected = student.encode("red apple to the left of dog", convert_to_tensor=True)
     assert (plain - projected).abs().max() > 0.01
-    arguments = distill.parse_args(command("none", tmp_path / "x", "--lora-rank", "4", "--dora"))
-    distill.prepare(student, arguments)
+    arguments, _ = parse_arguments(command("none", tmp_path / "x", "--lora-rank", "4", "--dora"), None)
+    distill.set_trainable(student, arguments, bf16=False)
     set_seed(0)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
@@ -199,7 +200,8 @@ def test_merging_keeps_the_embeddings_also_of_dora_and_of_a_projection(tmp_path)
                 parameter.mul_(1.1).add_(0.05 * torch.randn_like(parameter))
     assert any("magnitude" in name for name, _ in student.named_parameters())
     before = student.eval().encode("red apple to the left of dog", convert_to_tensor=True)
-    after = distill.merged(student, arguments, tmp_path).encode("red apple to the left of dog", convert_to_tensor=True)
+    distill.merge_adapter(student, str(TEACHER), tmp_path)
+    after = student.encode("red apple to the left of dog", convert_to_tensor=True)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert (projected - before).abs().max() > 0.01
 
@@ -208,7 +210,7 @@ def test_what_is_there_is_not_overwritten_without_asking(corpus, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="exists and is not empty; choose another --out, or pass --overwrite"):
+    with pytest.raises(ValueError, match="exists and is not empty; choose another --output-dir, or pass --overwrite"):
         distill.main(command(corpus, out))
     assert (out / "thesis.tex").exists()
     distill.main(command(corpus, out, "--overwrite", "--max-steps", "1"))

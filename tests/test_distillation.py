@@ -193,13 +193,13 @@ def test_features_are_left_as_they_were(teacher, student, batch_of):
 
 
 def test_one_object_cannot_be_both(teacher):
-    with pytest.raises(ValueError, match="student and teacher are one object"):
+    with pytest.raises(ValueError, match="student and teacher are the same object"):
         MultilingualDistillationLoss(teacher, teacher)
 
 
 def test_another_width_is_refused(teacher, student):
     wide = SentenceTransformer(modules=[copy.deepcopy(teacher[0]), Pooling(256, "lasttoken"), Normalize()])
-    with pytest.raises(ValueError, match="the student is 192 wide and the teacher 256"):
+    with pytest.raises(ValueError, match="the student has 192 dimensions and the teacher 256"):
         MultilingualDistillationLoss(student, wide)
 
 

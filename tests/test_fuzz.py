@@ -156,7 +156,7 @@ def images_in(path: Path) -> None:
     corpus = path.with_name("corpus.jsonl")
     corpus.write_bytes(jsonl(ROWS[:1]))
     row = ParallelStream([corpus], ["it"], images=path).parsed(corpus, 1, jsonl(ROWS[:1]))
-    open_image(row["image"], row["id"], decode=True)
+    open_row_image(row["image"], row["id"], decode=True)
 
 
 def mmmeb_file(kind: str) -> Callable[[Path], object]:

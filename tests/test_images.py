@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from xvlm2vec_st import SentenceTransformer
-from xvlm2vec_st.data.dataset import upright_size
+from xvlm2vec_st.data.row_images import row_image_size
 from xvlm2vec_st.images.opening import open_image
 from xvlm2vec_st.phi3v.image_processing import read_rgb
 
@@ -133,7 +133,7 @@ def test_too_many_pixels_are_one_error_in_every_door(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (tmp_path / "c.jsonl").write_text('{"id": "r7", "image": "big.png", "en": "a", "it": "b"}\n')
     path = str(tmp_path / "big.png")
-    doors = (open_image, read_rgb, lambda file: upright_size(file, "r7"))
+    doors = (open_image, read_rgb, lambda file: row_image_size(file, "r7"))
     for door in (*doors, lambda file: load_parallel(tmp_path / "c.jsonl", ["it"], show_progress=False)):
         with pytest.raises(ValueError, match=r"big\.png.*2400 pixels.*MAX_IMAGE_PIXELS"):
             door(path)
@@ -141,7 +141,7 @@ def test_too_many_pixels_are_one_error_in_every_door(tmp_path, monkeypatch):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    for door in (open_image, lambda file: upright_size(file, "r7")):
+    for door in (open_image, lambda file: row_image_size(file, "r7")):
         with pytest.raises(ValueError, match="not a regular file"):
             door(str(tmp_path / "a.png"))
 
@@ -151,7 +151,7 @@ def test_damaged_exif_is_named(tmp_path):
     exif[274] = 6
     data = bytes_of(IMAGE, "JPEG", exif=exif)
     (tmp_path / "good.jpg").write_bytes(data)
-    assert upright_size(str(tmp_path / "good.jpg"), "r7") == IMAGE.size[::-1] == open_image(data).size
+    assert row_image_size(str(tmp_path / "good.jpg"), "r7") == IMAGE.size[::-1] == open_image(data).size
     start = data.index(b"Exif") + 6
     for bad in (
         data[:start] + b"XX" + data[start + 2 :],
@@ -159,7 +159,7 @@ def test_damaged_exif_is_named(tmp_path):
     ):
         (tmp_path / "bad.jpg").write_bytes(bad)
         try:
-            assert upright_size(str(tmp_path / "bad.jpg"), "r7") == open_image(str(tmp_path / "bad.jpg")).size
+            assert row_image_size(str(tmp_path / "bad.jpg"), "r7") == open_image(str(tmp_path / "bad.jpg")).size
         except ValueError as error:
             assert str(error).startswith("row r7: ")
 
@@ -172,7 +172,7 @@ def test_none_is_left_out_and_an_empty_text_has_one_meaning():
     texts = ours.encode([{"image": None, "text": "a"}, "a", ""])
     assert np.abs(texts[0] - texts[1]).max() < 1e-5 and np.abs(texts[2] - texts[1]).max() > 1e-3
     for nothing in (None, {"text": None}, {"image": None, "text": None}):
-        with pytest.raises(ValueError, match=r"^row 1: there is neither a text nor an image"):
+        with pytest.raises(ValueError, match=r"^row 1: it has neither text nor image"):
             ours.encode(["a", nothing])
 
 
@@ -183,7 +183,7 @@ def test_an_empty_text_without_a_token_is_refused(monkeypatch):
     plain = processors.TemplateProcessing(single="$A", special_tokens=[])
     ours.tokenizer.backend_tokenizer.post_processor = plain
     for rows, place in (([""], 0), (["a", ""], 1), ([{"image": IMAGE, "text": "x"}, "", "a"], 1)):
-        with pytest.raises(ValueError, match=rf"^row {place}: the text is empty and the model adds no token"):
+        with pytest.raises(ValueError, match=rf"^row {place}: the text is empty, and the model adds no token"):
             ours.encode(rows)
     assert np.linalg.norm(ours.encode([{"image": IMAGE, "text": ""}])[0]) > 0.9
 

@@ -76,7 +76,7 @@ def test_reading_is_lazy(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{half", r"parallel.jsonl, line 2: no JSON \(.*\): '\{half'"),
+        ("{half", r"parallel.jsonl, line 2: not JSON \(.*\): '\{half'"),
         ('["list"]', "line 2: a JSON object is needed, got list"),
         ('{"en": "dog"}', "line 2, id None: 'id' must be a text or a number"),
         ('{"id": "x", "it": "cane"}', r"line 2, id 'x': no English text \('en'\)"),
@@ -90,7 +90,7 @@ def test_reading_is_lazy(folder):
         ('{"id": "x", "en": "dog", "image": 7}', "line 2, id 'x': 'image' must be a path or null, got 7"),
         (
             '{"id": "x", "en": "dog", "it": "c", "image": "no.png"}',
-            "parallel.jsonl, line 2, row x: image .*no.png not found; pass --images",
+            "parallel.jsonl, line 2, row x: image .*no.png not found; pass images=",
         ),
     ],
 )
@@ -124,7 +124,7 @@ def test_an_image_token_in_a_text_is_refused(folder, token, language):
     path = corpus(folder, [GOOD[0], bad])
     message = rf"parallel.jsonl, line 2, id 'x': the '{language}' text holds the image token '{re.escape(token)}'"
     for read in (lambda: load_parallel(path, ["it"]), lambda: ParallelStream([path], ["it"])):
-        with pytest.raises(ValueError, match=message + "; leave it out, the chat template writes it"):
+        with pytest.raises(ValueError, match=message + "; remove it, because the chat template writes it"):
             read()
 
 
@@ -169,8 +169,8 @@ def test_an_image_cut_in_half_is_named_when_it_is_decoded(folder):
 @pytest.mark.parametrize(
     ("languages", "message"),
     [
-        ([], "no languages asked for"),
-        (["it", "it"], "asked for twice: it, it"),
+        ([], "languages is empty"),
+        (["it", "it"], "listed twice: it, it"),
         (["en"], "English is the source"),
         (["Italian"], "unknown language 'Italian'"),
         (["i"], "unknown language 'i'"),
@@ -274,7 +274,7 @@ def test_a_batch_without_images_gets_a_stand_in_where_asked(folder):
 
 def test_images_are_resized_where_asked(folder):
     data = load_parallel(corpus(folder, GOOD[:1]), ["it"])
-    collate = ParallelCollator(fake_preprocess, languages=["it"], given=True, image_size=7)
+    collate = ParallelCollator(fake_preprocess, languages=["it"], inputs=True, image_size=7)
     assert collate([data[0]])["en_image_given"][0]["image"].size == (7, 7)
 
 

@@ -180,7 +180,7 @@ def test_images_and_positions_that_do_not_match() -> None:
     for wrong in ([[1000, 672]], [[0, 336]], [[3360, 3360]]):
         with pytest.raises(ValueError, match="image 0: size"):
             pooled(model(), inputs | {"image_sizes": torch.tensor(wrong)})
-    with pytest.raises(ValueError, match="pass what the processor gives"):
+    with pytest.raises(ValueError, match="pass the processor's output"):
         pooled(model(), inputs | {"pixel_values": pixels[0]})
     embeds = torch.zeros(1, 3, 2)
     placed = place_images(embeds, torch.tensor([[False, True, True]]), [torch.ones(2, 2)])

@@ -190,7 +190,7 @@ def test_chat_template_in_a_batch_with_images() -> None:
 
 
 def test_chat_template_refuses_other_media() -> None:
-    with pytest.raises(Exception, match="reads text and images, not video"):
+    with pytest.raises(Exception, match="takes text and images, not video"):
         processor().apply_chat_template([USER | {"content": [{"type": "video"}]}])
 
 
@@ -210,7 +210,7 @@ def test_text_is_cut_to_max_length() -> None:
 def test_an_image_is_never_cut(max_length: int) -> None:
     """`<s>`, 757 image tokens, `<s>`: 759 is the least."""
     texts, images = ["a", "<|image_1|>\none two three"], [None, random_image()]
-    with pytest.raises(ValueError, match=r"row 1: max_length \d+ would cut an image.* 759 or more"):
+    with pytest.raises(ValueError, match=r"row 1: max_length \d+ would truncate an image.* 759 or more"):
         features(texts, images, padding=True, max_length=max_length)
     assert features(texts, images, padding=True, max_length=759)["input_ids"].shape == (2, 759)
 
@@ -219,7 +219,7 @@ def test_an_image_is_never_cut_from_the_left() -> None:
     text = processor().tokenizer
     text.truncation_side = "left"
     try:
-        with pytest.raises(ValueError, match="would cut an image"):
+        with pytest.raises(ValueError, match="would truncate an image"):
             features("one <|image_1|> two", random_image(), max_length=759)
         assert rows(features("one two three", max_length=3))[0] == rows(features("one two three"))[0][-3:]
     finally:

@@ -6,9 +6,9 @@ import torch
 from xvlm2vec_st.encoding.packing import (
     attention_mask,
     common_prefix,
-    fill,
     group_rows,
     pack,
+    place_stretches,
     plan_rows,
     unpack,
 )
@@ -87,7 +87,7 @@ def test_identical_rows_stand_once():
 
 
 def test_stretches_of_groups_keep_their_order_and_others_fill_room():
-    starts, rows = fill([5, 2, 4, 3, 6], [True, False, True, False, True], 6)
+    starts, rows = place_stretches([5, 2, 4, 3, 6], [True, False, True, False, True], 6)
     assert rows == 4
     assert starts[0] < starts[2] < starts[4]
 

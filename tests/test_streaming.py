@@ -60,7 +60,7 @@ def test_processes_and_workers_get_batches_in_turn(shards, workers):
     whole = ids(islice(ParallelStream(shards, ["it"]), 36))
     for process in range(2):
         stream = ParallelStream(shards, ["it"])
-        stream.deal(3, process, 2)
+        stream.assign_rank(3, process, 2)
         loader = DataLoader(stream, 3, collate_fn=ids, num_workers=workers)
         batches = list(islice(loader, 6))
         assert batches == [whole[start : start + 3] for start in range(3 * process, 36, 6)]
@@ -71,8 +71,8 @@ def test_what_was_seen_is_passed_over_without_being_parsed(shards):
     whole = ids(islice(stream, 19))
     text = shards[0].read_text().replace(f'"e{[n for n in whole[:8] if int(n) < FIRST][0]}"', "oops")
     shards[0].write_text(text)
-    stream.deal(4, 0, 1)
-    stream.passed_over = 2
+    stream.assign_rank(4, 0, 1)
+    stream.skipped_batches = 2
     assert ids(islice(stream, 19)) == [None] * 8 + whole[8:19]
     with pytest.raises(ValueError, match=r"a.jsonl, line \d+: no JSON"):
         list(islice(ParallelStream(shards, ["it"]), 19))
@@ -122,7 +122,7 @@ def test_images_in_an_archive_are_those_of_the_folder(kind, corpus, tmp_path):
     assert len(rows) == len(inside) > 3
     for one, two in zip(rows, inside, strict=True):
         assert two["image"].startswith(str(archive))
-        images = [open_image(row["image"], row["id"], decode=True) for row in (one, two)]
+        images = [open_row_image(row["image"], row["id"], decode=True) for row in (one, two)]
         assert images[0].tobytes() == images[1].tobytes()
 
 
@@ -131,7 +131,7 @@ def test_an_image_that_is_in_no_archive_is_named(corpus, tmp_path):
     Image.new("RGB", (2, 2)).save(buffer, "PNG")
     with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
         archive.writestr("images/other.png", buffer.getvalue())
-    with pytest.raises(ValueError, match=r"row .*: image .*few.zip::images/.* not found; pass --images"):
+    with pytest.raises(ValueError, match=r"row .*: image .*few.zip::images/.* not found; pass images="):
         load_parallel(corpus, ["it"], images=tmp_path / "few.zip")
     parquet.write_table(pa.table({"name": ["a"]}), tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match=r"columns \['name'\]; images are a column 'image'"):
@@ -152,7 +152,7 @@ def test_a_damaged_archive_is_named(kind, corpus, tmp_path):
     for content in damages if kind == "parquet" else [*damages, flipped(whole, path.name)]:
         path.write_bytes(content)
         archives_module.archive.cache_clear()
-        with pytest.raises(ValueError, match=rf"row .*: image .*bad.{kind}::images/.* is damaged .*pack it anew"):
+        with pytest.raises(ValueError, match=rf"row .*: image .*bad.{kind}::images/.* is damaged .*pack it again"):
             load_parallel(corpus, ["it"], images=path, show_progress=False)
 
 

@@ -77,7 +77,7 @@ def test_a_text_model_teaches_text_only_rows_and_says_which_row_it_cannot(text_m
     target = loss.teacher.targets(features, features["language"] == 0)["sentence"]
     expected = text_model.encode([row["en"] for row in TEXTS], convert_to_tensor=True)
     torch.testing.assert_close(normalize(target, dim=-1), expected, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="row 1 of the batch has an image, and the teacher reads"):
+    with pytest.raises(ValueError, match="row 1 of the batch has an image, and the teacher embeds"):
         loss(groups(loss, imaged))
 
 
@@ -92,7 +92,7 @@ def test_a_text_model_learns_from_a_text_model(text_model, tmp_path):
 
 def test_another_width_or_pooling_needs_a_projection_which_is_saved_and_stock(tmp_path):
     narrow, wide = embedder(), Stock(str(TEACHER))
-    with pytest.raises(ValueError, match=r"32 wide and the teacher 192.*projection=True"):
+    with pytest.raises(ValueError, match=r"32 dimensions and the teacher 192.*projection=True"):
         MultilingualDistillationLoss(narrow, wide)
     loss = MultilingualDistillationLoss(narrow, wide, projection=True)
     (features,) = groups(loss, TEXTS)
@@ -114,7 +114,7 @@ def test_a_projection_keeps_distances():
 
 
 def test_the_image_variant_needs_a_teacher_that_reads_as_the_student_does():
-    with pytest.raises(ValueError, match="image variant needs a teacher that reads as the student does"):
+    with pytest.raises(ValueError, match="image_part=True needs a teacher with the student's preprocessing"):
         MultilingualDistillationLoss(embedder("llava"), embedder("phi3_v"), image_part=True)
 
 

@@ -367,7 +367,7 @@ def test_a_text_beyond_the_translators_length_is_refused_and_the_others_are_not(
     [
         (["--languages", "xx"], "unknown language 'xx'"),
         (["--languages", "en"], "English is the source"),
-        (["--languages", "it", "it"], "asked for twice"),
+        (["--languages", "it", "it"], "listed twice"),
         (["--shard", "5/4"], "--shard 5/4: give K/N"),
         (["--columns", "caption"], "--columns caption: give OURS=THEIRS"),
         (["--shard", "1/2", "--overwrite"], "would drop the other shards' work"),

@@ -14,7 +14,6 @@ from transformers import HfArgumentParser
 
 from xvlm2vec_st.utils.texts import printable
 
-from ..shared.command import add_debug
 from ..shared.numbers import check_numbers
 from .options import DistillArguments, DistillTrainingArguments, check_pair, split_fields
 
@@ -31,11 +30,14 @@ class DistillParser(HfArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        add_debug(self)
         self.add_argument("--config", help="a YAML file of options; the command line overrides it")
-        resume = next(action for action in self._actions if action.dest == "resume_from_checkpoint")
+        actions = {action.dest: action for action in self._actions}
+        resume, debug = actions["resume_from_checkpoint"], actions["debug"]
         resume.nargs, resume.const = "?", "true"
         resume.help = "true: continue the unfinished run from its last checkpoint; or a checkpoint's folder"
+        # Without a value, --debug means the same as for the other recipes: see `shared.command.run`.
+        debug.nargs, debug.const = "?", ""
+        debug.help = f"show the libraries' log and the traceback of an error; or, with a value: {debug.help}"
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
         """Parse, and check the numbers.

@@ -22,12 +22,6 @@ def parser_of(description: str | None, **kwargs: object) -> argparse.ArgumentPar
     Namespace()
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-    add_debug(parser)
-    return parser
-
-
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    """Add --debug, which `run` reads."""
     parser.add_argument(
         DEBUG,
         action=OfTheStart,
@@ -35,6 +29,7 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="show the libraries' log and warnings, and the traceback of an error",
     )
+    return parser
 
 
 class Parser(argparse.ArgumentParser):

@@ -19,7 +19,7 @@ from mmmeb_tasks.data.layout import KINDS
 from mmmeb_tasks.instructions import instruction
 from mmmeb_tasks.mini.phrases import RELATIONS, phrases
 from mmmeb_tasks.mini.world import World
-from xvlm2vec_st.families.templates import template
+from xvlm2vec_st.families.templates import build_template
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 VOCABULARY = 4096
@@ -98,7 +98,7 @@ def build_model(world: World, folder: Path) -> SentenceTransformer:
         patch_size=PATCH,
         vision_feature_select_strategy="full",
         num_additional_image_tokens=0,
-        chat_template=template("llava"),
+        chat_template=build_template("llava"),
     )
     LlavaModel(config).save_pretrained(folder)
     processor.save_pretrained(folder)
