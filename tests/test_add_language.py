@@ -96,7 +96,7 @@ def test_training_rows_have_the_new_languages_and_rehearse_the_old(added):
 def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, monkeypatch):
     monkeypatch.setattr(mini_files, "_images", lambda *args: args[-1].mkdir(parents=True))
     args = SimpleNamespace(languages=["de", "pt"], keep=["it"], queries=100)
-    data = add_language.benchmarks(args, tmp_path)
+    data = add_language.write_benchmarks(args, tmp_path)
     assert list(data) == ["en", "de", "pt", "it"]
     assert data["de"] == data["it"] == data["en"] != data["pt"]
 
@@ -112,7 +112,7 @@ def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, 
     monkeypatch.setattr(add_language, "evaluate_mini", first_text)
     monkeypatch.setattr(add_language, "MMMEBEncoder", lambda model: model)
     monkeypatch.setattr(add_language, "parallel_evaluator", lambda *args: lambda model: {})
-    scores = add_language.scored(None, None, None, [], data, ["t2i"], tmp_path / "note.json")
+    scores = add_language.score(None, None, None, [], data, ["t2i"], tmp_path / "note.json")
     assert list(scores["MMMEBMini"]) == list(data)
     assert asked == {
         "en": ["sunflower above candle", "girassol acima de vela"],
@@ -140,21 +140,21 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
         str(tmp_path / "m"),
     ]
     words += ["--steps", "1", "--batch-size", "2", "--eval-rows", "4"]
-    real, scored = add_language.distill.main, add_language.scored
+    real, scored = add_language.distill, add_language.score
 
-    def stopped(argv):
+    def stopped(arguments, training):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(add_language.distill, "main", stopped)
+    monkeypatch.setattr(add_language, "distill", stopped)
     with pytest.raises(KeyboardInterrupt):
         add_language.main(words)
     assert not (tmp_path / "m").exists() and (tmp_path / "m.work" / "before.json").is_file()
     with pytest.raises(ValueError, match="was begun with other arguments"):
         add_language.main([*words, "--seed", "7"])
-    monkeypatch.setattr(add_language.distill, "main", real)
-    monkeypatch.setattr(add_language.translate, "main", None)  # the corpus is there: not made again
+    monkeypatch.setattr(add_language, "distill", real)
+    monkeypatch.setattr(add_language, "translate", None)  # the corpus is there: not made again
     seen = []
-    monkeypatch.setattr(add_language, "scored", lambda *args: seen.append(args[-1].is_file()) or scored(*args))
+    monkeypatch.setattr(add_language, "score", lambda *args: seen.append(args[-1].is_file()) or scored(*args))
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "old").write_text("")
     add_language.main([*words, "--overwrite"])  # begun with the same arguments: its work is not dropped
@@ -193,7 +193,7 @@ def test_other_training_keeps_the_translations(tmp_path, capsys):
     (work / "model.partial").mkdir()
     assert begun("--eval-rows", "4", "--overwrite") == {*corpus, "model.partial"}
     assert begun("--steps", "7", "--overwrite") == corpus
-    with pytest.raises(ValueError, match=r"begun with other arguments \(dtype\), of which its corpus"):
+    with pytest.raises(ValueError, match=r"begun with other arguments \(dtype\), which its corpus"):
         begun("--dtype", "fp16")
     assert begun("--dtype", "fp16", "--overwrite") == {"arguments.json"}
 

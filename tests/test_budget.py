@@ -48,7 +48,7 @@ def test_a_batch_costs_the_places_that_the_model_computes(data, shared):
             real = sum(value.numel() for key, value in features.items() if key.endswith("input_ids"))
         # One of the tokenizer's `<s>` is counted in the image and in each of its texts.
         spare = sum(1 + len(costs.rows[row].texts) for row in batch) * len(batch)
-        assert real <= costs.of(batch) <= real + spare
+        assert real <= costs.total(batch) <= real + spare
 
 
 def test_batches_keep_to_the_budget_and_change_their_order():
@@ -56,7 +56,7 @@ def test_batches_keep_to_the_budget_and_change_their_order():
     batches = TokenBudgetBatches(list("x" * 40), costs, budget=20, max_rows=5, seed=0)
     first = list(batches)
     assert sorted(sum(first, [])) == list(range(40)) and len(first) == len(batches)
-    assert all(costs.of(batch) <= 20 and len(batch) <= 5 for batch in first)
+    assert all(costs.total(batch) <= 20 and len(batch) <= 5 for batch in first)
     batches.set_epoch(1)
     second = list(batches)
     assert second != first and sorted(map(tuple, second)) == sorted(map(tuple, first))

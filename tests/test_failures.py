@@ -42,7 +42,7 @@ RUNNABLE = [
         (RuntimeError("Invalid device string: 'x'"), "Invalid device string: 'x'"),
         (
             pickle.UnpicklingError("Weights only load failed\nmore"),
-            "a file holds what is not loaded for safety",
+            "a file holds objects that are not loaded for safety",
         ),
         (SafetensorError("header too small"), "a file of weights cannot be read or written: header too"),
         (DatasetGenerationError("An error occurred"), "the rows cannot be stored: An error occurred"),

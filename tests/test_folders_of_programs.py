@@ -35,9 +35,9 @@ def corpus(tmp_path_factory):
     return folder / "parallel.jsonl"
 
 
-def model_at(argv):
-    """In the place of `distill.main`: the folder that it would write."""
-    out = Path(argv[argv.index("--out") + 1])
+def write_model(arguments, training):
+    """Replaces `distill`: writes the folder that it would write."""
+    out = Path(training.output_dir)
     out.mkdir(parents=True)
     (out / "model").write_text("trained")
     return out
@@ -53,15 +53,15 @@ def of_demo(patch, corpus, hook):
     patch.setattr(demo, "write_corpus", lambda out, **kwargs: out)
     patch.setattr(demo, "score_table", lambda *args: "")
     patch.setattr(demo, "evaluate_mini", lambda *args, **kwargs: hook() or {})
-    patch.setattr(demo.distill, "main", model_at)
+    patch.setattr(demo, "distill", write_model)
     return lambda out, *more: demo.main(["--out", str(out), *more])
 
 
 def of_add_language(patch, corpus, hook):
     patch.setattr(add_language, "SentenceTransformer", lambda *args: None)
     patch.setattr(add_language, "hold_out", lambda path, **kwargs: (path, path))
-    patch.setattr(add_language, "scored", lambda *args: hook() or {})
-    patch.setattr(add_language.distill, "main", model_at)
+    patch.setattr(add_language, "score", lambda *args: hook() or {})
+    patch.setattr(add_language, "distill", write_model)
     words = ["a", "pt", "--corpus", str(corpus), "--translator", "cldr"]
     return lambda out, *more: add_language.main([*words, "--out", str(out), *more])
 
@@ -69,7 +69,7 @@ def of_add_language(patch, corpus, hook):
 def of_text_embedder(patch, corpus, hook):
     patch.setattr(text_embedder, "SentenceTransformer", lambda *args: None)
     patch.setattr(text_embedder, "recall", lambda *args: hook() or dict.fromkeys(text_embedder.LANGUAGES, 0.5))
-    patch.setattr(text_embedder.distill, "main", model_at)
+    patch.setattr(text_embedder, "distill", write_model)
     return lambda out, *more: text_embedder.main(["--model", str(corpus.parent), "--out", str(out), *more])
 
 

@@ -35,11 +35,13 @@ from mmmeb_tasks.data.published import files
 from recipes import demo
 from recipes.add_language import command as add_language
 from recipes.add_language.work import drop_outdated_work
-from recipes.distill import command as distill
+from recipes.distill import options as distill_options
+from recipes.distill.parser import parse_arguments
 from recipes.evaluate import command as evaluate
 from recipes.translate import command as translate
 from recipes.translate.sources import Options, read_sources
 from recipes.translate.translation_memory import check_run, read_memory
+from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.utils.folders import Destination
@@ -188,7 +190,7 @@ def mmmeb_rows(kind: str) -> list[dict[str, object]]:
 
 def configuration(path: Path) -> object:
     """A YAML file of options."""
-    return distill.parse_args(["--config", str(path)])
+    return parse_arguments(["--config", str(path)], None)
 
 
 @dataclass
@@ -349,7 +351,7 @@ def test_thousands_of_malformed_files_end_in_lines_that_name_them(name, folder):
 
 
 PROGRAMS = {
-    "distill": (distill.parse_args, distill.distill_options),
+    "distill": (lambda words: parse_arguments(words, None), distill_options),
     "translate": (translate.parse_args, translate),
     "evaluate": (evaluate.parse_args, evaluate),
     "demo": (demo.parse_args, demo),

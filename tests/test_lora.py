@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from xvlm2vec_st.building.lora import TARGETS
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
+from xvlm2vec_st.building.adapters import TARGETS
 from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher
 
 VISION = re.compile("vision|visual|connector|projector|img_")

@@ -269,13 +269,13 @@ def test_a_batch_without_images_gets_a_stand_in_where_asked(folder):
     with_image, without = collate([data[0], data[1]]), collate([data[1], data[2]])
     assert with_image["texts_row"].tolist() == [0, 0, 0, 1, 1]
     assert without["texts_row"].tolist() == [0, 0, 1, 1, -1]
-    assert without["texts_given"] == ["a cat", "red apple"], "the stand-in has no target"
+    assert without["texts_inputs"] == ["a cat", "red apple"], "the stand-in has no target"
 
 
 def test_images_are_resized_where_asked(folder):
     data = load_parallel(corpus(folder, GOOD[:1]), ["it"])
     collate = ParallelCollator(fake_preprocess, languages=["it"], inputs=True, image_size=7)
-    assert collate([data[0]])["en_image_given"][0]["image"].size == (7, 7)
+    assert collate([data[0]])["en_image_inputs"][0]["image"].size == (7, 7)
 
 
 def test_an_image_is_decoded_once_for_all_its_languages(folder, monkeypatch):
@@ -309,5 +309,5 @@ def test_a_row_with_its_image_may_be_as_long_as_the_model_takes(folder, shared):
     collate = ParallelCollator(model.preprocess, **options)
     (ids,) = (value for key, value in collate([row]).items() if key.endswith("input_ids"))
     assert ids.shape == (1, length)
-    with pytest.raises(ValueError, match=f"row r: its en text with its image is longer than the {length} "):
+    with pytest.raises(ValueError, match=f"row r: its en text with its image has more than the {length} tokens"):
         collate([row | {"en": "red apples"}])

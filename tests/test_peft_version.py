@@ -58,15 +58,15 @@ def test_lora_config(misfit: str) -> None:
 def test_distill(misfit: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "SentenceTransformer", no_model)
     argv = ["--student", str(tmp_path), "--corpus", str(tmp_path / "none.jsonl"), "--languages", "it"]
-    with pytest.raises(ValueError, match=f"^--lora: {misfit}$"):
+    with pytest.raises(ValueError, match=f"^--lora-rank: {misfit}$"):
         distill.main([*argv, "--output-dir", str(tmp_path / "out"), "--lora-rank", "4", *more])
     assert not list(tmp_path.iterdir())
 
 
 def test_add_language(misfit: str, tmp_path: Path) -> None:
     argv = [str(tmp_path), "pt", "--corpus", str(tmp_path / "none.jsonl")]
-    with pytest.raises(ValueError, match=f"^--lora: {misfit}$"):
-        add_language.main([*argv, "--out", str(tmp_path / "out"), "--lora", "4"])
+    with pytest.raises(ValueError, match=f"^--lora-rank: {misfit}$"):
+        add_language.main([*argv, "--out", str(tmp_path / "out"), "--lora-rank", "4"])
     assert not list(tmp_path.iterdir())
 
 
@@ -75,7 +75,7 @@ def test_build_keeps_no_adapter_and_merges_one(misfit: str, tmp_path: Path, monk
     merged = build(tiny.checkpoint("llava"), tmp_path / "merged", adapter=tmp_path / "adapter")
     assert SentenceTransformer(str(merged)).encode(["a dog"]).shape[0] == 1
     monkeypatch.setattr("xvlm2vec_st.building.builder.embedder_modules", no_model)
-    with pytest.raises(ValueError, match=f"^--keep-adapter: {misfit}$"):
+    with pytest.raises(ValueError, match=f"^keep_adapter: {misfit}$"):
         build(tiny.checkpoint("llava"), tmp_path / "kept", adapter=tmp_path / "adapter", keep_adapter=True)
     assert not (tmp_path / "kept").exists()
 

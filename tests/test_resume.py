@@ -127,7 +127,7 @@ def test_a_checkpoint_cut_in_half_is_passed_over_with_a_line(corpus, unbroken, t
     finish([*command(corpus, out), "--resume-from-checkpoint"])
     assert weights(out) == unbroken[0]
     assert distill.last_whole_checkpoint(whole) == whole / "checkpoint-5"
-    assert "checkpoint-6 is passed over: optimizer.pt has" in caplog.text
+    assert "checkpoint-6 is skipped: optimizer.pt has" in caplog.text
 
 
 def test_without_a_whole_checkpoint_a_resumed_run_starts_anew(corpus, unbroken, tmp_path):

@@ -62,7 +62,7 @@ def test_pooling_is_found_and_other_shapes_are_refused(teacher):
     assert pooling_of(teacher).pooling_mode == "lasttoken"
     with pytest.raises(ValueError, match=r"the model is Pooling \+ Normalize; pass one of Transformer \+ Pooling"):
         pooling_of(nn.Sequential(Pooling(2, "mean"), Normalize()))
-    with pytest.raises(ValueError, match=r"got Transformer \+ Pooling \+ Linear"):
+    with pytest.raises(ValueError, match=r"the model is Transformer \+ Pooling \+ Linear"):
         pooling_of(nn.Sequential(teacher[0], Pooling(2, "mean"), nn.Linear(2, 2)))
 
 

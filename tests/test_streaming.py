@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
+from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st import DistillationTrainer, load_parallel
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.images import archives as archives_module
@@ -74,7 +75,7 @@ def test_what_was_seen_is_passed_over_without_being_parsed(shards):
     stream.assign_rank(4, 0, 1)
     stream.skipped_batches = 2
     assert ids(islice(stream, 19)) == [None] * 8 + whole[8:19]
-    with pytest.raises(ValueError, match=r"a.jsonl, line \d+: no JSON"):
+    with pytest.raises(ValueError, match=r"a.jsonl, line \d+: not JSON"):
         list(islice(ParallelStream(shards, ["it"]), 19))
 
 
@@ -206,7 +207,7 @@ def test_a_stream_is_resumed_where_it_was_left(corpus, tmp_path):
 
 
 def test_a_stream_says_what_it_cannot_do(corpus, tmp_path):
-    with pytest.raises(ValueError, match="--stream sees its rows as it goes: pass --eval-corpus"):
+    with pytest.raises(ValueError, match="--stream reads its rows while training: pass --eval-corpus"):
         distill.main(command(corpus, tmp_path / "out", "--eval-rows", "5"))
     with pytest.raises(ValueError, match="a stream takes --batch-size alone"):
         distill.main(command(corpus, tmp_path / "out", "--tokens-per-batch", "500"))

@@ -85,7 +85,7 @@ def test_of_a_teacher_that_reads_for_itself(model, text, server, tmp_path):
     )
     loss.teacher.live.needs_inputs = True
     row = {"id": "1", "image": None, "en": text, "it": "mela"}
-    batch = ParallelCollator(model.preprocess, languages=("it",), given=True)([row])
+    batch = ParallelCollator(model.preprocess, languages=("it",), inputs=True)([row])
     english = {key.removeprefix("en_text_"): value for key, value in batch.items() if key.startswith("en_")}
     target = loss.teacher.targets(english)["sentence"][0].numpy()
     target = target / np.linalg.norm(target)

@@ -175,7 +175,7 @@ def test_a_checkpoint_is_whole_when_it_says_so(tmp_path, caplog):
     assert "checkpoint-10 is skipped: it was not finished" in caplog.text
     (tmp_path / "checkpoint-9" / "weights").write_bytes(b"x" * 50)
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
-    assert "checkpoint-9 is passed over: weights has 50 bytes of 100" in caplog.text
+    assert "checkpoint-9 is skipped: weights has 50 bytes of 100" in caplog.text
     sealed = (tmp_path / "checkpoint-2" / "whole.json").read_text()
     (tmp_path / "checkpoint-2" / "weights").write_bytes(b"x" * 99 + b"y")
     assert find_damage(tmp_path / "checkpoint-2") == "weights was changed"

@@ -1,7 +1,7 @@
 """A file of options says what it says, or is refused with its name."""
 
 import pytest
-from recipes.distill.config_file import read_yaml
+from recipes.distill.parser import read_yaml
 
 
 def test_numbers_are_those_of_yaml_1_2(tmp_path):

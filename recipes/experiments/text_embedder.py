@@ -25,7 +25,8 @@ from mmmeb_tasks.mini.world import load_world
 from xvlm2vec_st import SentenceTransformer
 from xvlm2vec_st.utils.folders import Destination, expanded, remove
 
-from ..distill import command as distill
+from ..distill.command import distill
+from ..distill.options import DistillArguments, DistillTrainingArguments
 from ..shared.command import parser_of, run
 from .measure import replace_section, stamp, table
 
@@ -146,13 +147,26 @@ def taught(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list
     corpus = write_corpus(chosen["train"], place.work / "parallel.jsonl")
     before = SentenceTransformer(start)
     scores = {name: [recall(before, chosen[name])] for name in ("names", "pairs")}
-    options = {"student": start, "corpus": corpus, "languages": ",".join(LANGUAGES)}
-    options |= {"steps": args.steps, "batch-size": args.batch_size, "learning-rate": args.learning_rate}
-    options |= {"warmup": args.steps // 10, "max-grad-norm": 1, "eval-rows": 0, "seed": args.seed}
-    options |= {"form": args.form, "out": place.work / "model", "cache": place.work / "targets"}
-    options |= {"muon": args.muon} if args.muon else {}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    built = distill.main(words)
+    arguments = DistillArguments(
+        student=start,
+        corpus=[str(corpus)],
+        languages=list(LANGUAGES),
+        eval_rows=0,
+        distance_metric=args.form,
+        teacher_cache=str(place.work / "targets"),
+        muon_learning_rate=args.muon,
+    )
+    training = DistillTrainingArguments(
+        output_dir=str(place.work / "model"),
+        max_steps=args.steps,
+        per_device_train_batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        warmup_steps=args.steps // 10,
+        max_grad_norm=1.0,
+        report_to="none",
+        seed=args.seed,
+    )
+    built = distill(arguments, training)
     after = SentenceTransformer(str(built))
     for name, found in scores.items():
         found.append(recall(after, chosen[name]))
