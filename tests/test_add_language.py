@@ -28,21 +28,23 @@ def added(tmp_path_factory):
     folder = tmp_path_factory.mktemp("add")
     out = folder / "seven"
     kept = {}
-    real = add_language.distill.main
+    real = add_language.distill
 
-    def spy(argv):
+    def spy(arguments, training):
         work = folder / "seven.work"
         kept["train"] = list(read_parallel(work / "train.jsonl", [*NEW, *KEPT]))
         kept["held out"] = list(read_parallel(work / "held_out.jsonl", [*NEW, *KEPT]))
         kept["queries"] = list(read_rows(work / "mini-pt", "mini", "en", 100, "t2i"))
-        kept["argv"] = list(map(str, argv))
-        return real(argv)
+        kept["arguments"] = arguments
+        return real(arguments, training)
 
-    add_language.distill.main = spy
+    add_language.distill = spy
     try:
-        add_language.main([str(TEACHER), *NEW, "--keep", *KEPT, "--out", str(out), *SMALL, "--tasks", *TASKS])
+        add_language.main(
+            [str(TEACHER), *NEW, "--known-languages", *KEPT, "--out", str(out), *SMALL, "--tasks", *TASKS]
+        )
     finally:
-        add_language.distill.main = real
+        add_language.distill = real
     return out, kept
 
 
@@ -95,7 +97,7 @@ def test_training_rows_have_the_new_languages_and_rehearse_the_old(added):
 
 def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, monkeypatch):
     monkeypatch.setattr(mini_files, "_images", lambda *args: args[-1].mkdir(parents=True))
-    args = SimpleNamespace(languages=["de", "pt"], keep=["it"], queries=100)
+    args = SimpleNamespace(languages=["de", "pt"], known_languages=["it"], queries=100)
     data = add_language.write_benchmarks(args, tmp_path)
     assert list(data) == ["en", "de", "pt", "it"]
     assert data["de"] == data["it"] == data["en"] != data["pt"]
@@ -122,9 +124,9 @@ def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, 
 
 
 def test_the_teacher_is_the_model_itself(added):
-    argv = added[1]["argv"]
-    assert argv[argv.index("--student") + 1] == str(TEACHER) and "--teacher" not in argv
-    assert argv[argv.index("--languages") + 1] == "pt,zh,it"
+    arguments = added[1]["arguments"]
+    assert (arguments.student, arguments.teacher) == (str(TEACHER), None)
+    assert arguments.languages == ["pt", "zh", "it"]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -215,7 +217,7 @@ def test_images_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_
     [
         (["pt"], "pass --corpus SOURCE or --mini SCENES"),
         (["pt", "--mini", "5", "--corpus", "x.jsonl"], "one of them"),
-        (["pt", "it", "--keep", "it", "--mini", "5"], "it: new and in --keep"),
+        (["pt", "it", "--known-languages", "it", "--mini", "5"], "it: both new and in --known-languages"),
         (["pt", "--mini", "5", "--rehearsal", "0"], "--rehearsal 0.0: pass a number above 0"),
         (["pt", "--mini", "20"], "and at most half of them can be held out"),
         (["xx", "--mini", "5"], "unknown language 'xx'"),

@@ -61,7 +61,8 @@ def test_batches_keep_to_the_budget_and_change_their_order():
     second = list(batches)
     assert second != first and sorted(map(tuple, second)) == sorted(map(tuple, first))
     with pytest.raises(
-        ValueError, match="row b has 30 tokens in all its languages, padding included, more than the 20"
+        ValueError,
+        match="row b has 30 tokens in all its languages, padding included, and a batch has 20; raise",
     ):
         TokenBudgetBatches(["a", "b"], ints([1, 30]), budget=20, max_rows=5, seed=0)
 

@@ -96,9 +96,9 @@ def test_arguments_that_are_refused(tmp_path: Path) -> None:
         ({"out": full}, "is not empty"),
         ({"out": checkpoint("llava"), "overwrite": True}, "out is base"),
         ({"num_crops": 0}, "num_crops is 0; pass 1 or more"),
-        ({"num_crops": 4}, "num_crops is for phi3_v; and this is a llava"),
+        ({"num_crops": 4}, "num_crops is for phi3_v, and this is a llava"),
         ({"dtype": "int8"}, "dtype is 'int8'; pass one of bf16"),
-        ({"keep_adapter": True}, "--keep-adapter without an adapter"),
+        ({"keep_adapter": True}, "keep_adapter without an adapter; pass adapter="),
         ({"keep_adapter": True, "adapter": "any", "dtype": "bf16"}, "leave one out"),
         ({"template": tmp_path / "none.jinja"}, "is no file"),
     ):

@@ -105,7 +105,7 @@ def test_a_student_that_is_its_own_teacher_shares_the_base_models_targets(rows, 
 
 
 def test_a_changed_text_image_template_processor_or_teacher_misses(rows, tmp_path):
-    def forwards(rows, change=lambda model: None):
+    def teacher_runs(rows, change=lambda model: None):
         student, teacher = student_and()
         for model in (student, teacher):
             change(model)
@@ -123,17 +123,17 @@ def test_a_changed_text_image_template_processor_or_teacher_misses(rows, tmp_pat
         with torch.no_grad():
             next(model.parameters()).view(-1)[0] += 1e-3
 
-    assert forwards(rows) == 1 and forwards(rows) == 0
-    assert forwards([*rows[:-1], rows[-1] | {"en": "text 5."}]) == 1
+    assert teacher_runs(rows) == 1 and teacher_runs(rows) == 0
+    assert teacher_runs([*rows[:-1], rows[-1] | {"en": "text 5."}]) == 1
     moved = tmp_path / "elsewhere.png"
     Image.open(rows[1]["image"]).save(moved)
-    assert forwards([rows[1] | {"image": str(moved)}]) == 0, "the same pixels in another file"
+    assert teacher_runs([rows[1] | {"image": str(moved)}]) == 0, "the same pixels in another file"
     changed = Image.open(rows[1]["image"])
     changed.putpixel((0, 0), (1, 2, 3))
     changed.save(moved)
-    assert forwards([rows[1] | {"image": str(moved)}]) == 1
+    assert teacher_runs([rows[1] | {"image": str(moved)}]) == 1
     for change in (template, pixels, weight):
-        assert forwards(rows, change) == 1, change.__name__
+        assert teacher_runs(rows, change) == 1, change.__name__
 
 
 def test_autocast_is_part_of_the_key(rows, tmp_path):

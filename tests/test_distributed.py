@@ -1,21 +1,21 @@
 """Two processes over gloo: DDP and true FSDP2, against one process that accumulates."""
 
 import shutil
+from types import SimpleNamespace
 
 import processes
 import pytest
 import tiny
 import torch
-import yaml
 from sentence_transformers import SentenceTransformer
 from torch.distributed.tensor import DTensor
 
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
 from xvlm2vec_st import DistillationTrainer, lora_config
-from xvlm2vec_st.training.fsdp import load_states_into, meta_copy
+from xvlm2vec_st.training.fsdp import decoder_layer_class, load_states_into, meta_copy, prepare_plugin
 
-BOTH = pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2_llava.yaml"])
+BOTH = pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2.yaml"])
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def alternate(rank, argv):
     ("config", "more"),
     [
         pytest.param("ddp.yaml", ["--train-vision"], id="copies that learn vision"),
-        pytest.param("fsdp2_llava.yaml", ["--train-vision"], id="shards that learn vision"),
-        pytest.param("fsdp2_llava.yaml", ["--lora-rank", "2"], id="shards, their own teacher"),
+        pytest.param("fsdp2.yaml", ["--train-vision"], id="shards that learn vision"),
+        pytest.param("fsdp2.yaml", ["--lora-rank", "2"], id="shards, their own teacher"),
     ],
 )
 def test_text_only_and_image_batches_do_not_hang(config, start, tmp_path, more):
@@ -154,12 +154,12 @@ def test_a_cache_that_only_one_process_misses_does_not_hang(start, corpus, tmp_p
     """The student is its own teacher: sharded, it runs in both processes or in none."""
     first = command(start, corpus, tmp_path / "a", "--lora-rank", "2", "--cache", str(tmp_path / "cache"))
     first += ["--max-steps", "2", "--eval-rows", "0"]
-    processes.together("fsdp2_llava.yaml", train, first)
+    processes.together("fsdp2.yaml", train, first)
     (store,) = (tmp_path / "cache").iterdir()
     written = sorted(store.iterdir())
     assert len(written) == 2, "a file a process"
     written[0].unlink()
-    processes.together("fsdp2_llava.yaml", train, [*first, "--overwrite"])
+    processes.together("fsdp2.yaml", train, [*first, "--overwrite"])
     assert (tmp_path / "a").is_dir()
 
 
@@ -183,13 +183,22 @@ def refused(rank, argv):
 
 
 def test_settings_that_leave_the_teacher_empty_are_refused(start, corpus, tmp_path):
-    assert processes.together("fsdp2_llava.yaml", refused, command(start, corpus, tmp_path / "out")) == [True] * 2
+    assert processes.together("fsdp2.yaml", refused, command(start, corpus, tmp_path / "out")) == [True] * 2
 
 
 @tiny.every_family
-def test_the_configurations_name_the_decoders_layers(family):
-    config = yaml.safe_load((processes.CONFIGS / f"fsdp2_{family}.yaml").read_text())["fsdp_config"]
-    named = config["fsdp_transformer_layer_cls_to_wrap"]
+def test_the_decoders_layers_are_read_off_the_model(family):
     model = SentenceTransformer(str(tiny.embedder(family)))
-    layers = [name for name, module in model.named_modules() if type(module).__name__ == named]
-    assert len(layers) == 2 and all("layers." in name and "vis" not in name for name in layers)
+    name = decoder_layer_class(model)
+    layers = [place for place, module in model.named_modules() if type(module).__name__ == name]
+    assert len(layers) == 2 and all("layers." in place and "vis" not in place for place in layers)
+
+
+def test_a_layer_class_in_the_configuration_wins():
+    model = SentenceTransformer(str(tiny.embedder("llava")))
+    plugin = SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=False, transformer_cls_names_to_wrap=None)
+    prepare_plugin(plugin, model)
+    assert plugin.transformer_cls_names_to_wrap == [decoder_layer_class(model)]
+    plugin.transformer_cls_names_to_wrap = ["Mine"]
+    prepare_plugin(plugin, model)
+    assert plugin.transformer_cls_names_to_wrap == ["Mine"]

@@ -14,7 +14,7 @@ from mmmeb_tasks.data import download as mmmeb_data
 from mmmeb_tasks.mini import write
 from recipes import demo
 from recipes.add_language import command as add_language
-from recipes.distill import command as distill
+from recipes.distill.parser import parse_arguments
 from recipes.evaluate import command as evaluate
 from recipes.translate import command as translate
 from xvlm2vec_st.utils.folders import Destination, FileDestination, destination, moves
@@ -273,7 +273,6 @@ MODEL = ["--student", "~/a", "--corpus", "~/c", "--languages", "it"]
 @pytest.mark.parametrize(
     ("recipe", "words", "options"),
     [
-        (distill, [*MODEL, "--teacher=~/a", "--cache=~/k"], ("out", "student", "teacher", "cache")),
         (demo, [], ("out",)),
         (add_language, ["~/a", "pt", "--mini", "5"], ("out", "model")),
         (translate, ["--corpus", "~/c", "--languages", "it", "--images=~/i"], ("out", "images")),
@@ -287,6 +286,15 @@ def test_every_recipe_expands_home(tmp_path, monkeypatch, recipe, words, options
     (tmp_path / "a").mkdir()
     args = recipe.parse_args([*words, "--out=~/m"])
     assert all(str(getattr(args, name)).startswith(str(tmp_path)) for name in options)
+
+
+def test_distill_expands_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    words = [*MODEL, "--teacher=~/a", "--cache=~/k", "--output-dir=~/m"]
+    arguments, training = parse_arguments(words, None)
+    paths = [arguments.student, arguments.teacher, arguments.cache, training.output_dir, *arguments.corpus]
+    assert all(path.startswith(str(tmp_path)) for path in paths)
 
 
 # One run at a time.

@@ -41,8 +41,8 @@ from recipes.evaluate import command as evaluate
 from recipes.translate import command as translate
 from recipes.translate.sources import Options, read_sources
 from recipes.translate.translation_memory import check_run, read_memory
-from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st import load_parallel
+from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.utils.folders import Destination
 
@@ -157,7 +157,7 @@ def images_in(path: Path) -> None:
     """A corpus whose image lies in an archive."""
     corpus = path.with_name("corpus.jsonl")
     corpus.write_bytes(jsonl(ROWS[:1]))
-    row = ParallelStream([corpus], ["it"], images=path).parsed(corpus, 1, jsonl(ROWS[:1]))
+    row = ParallelStream([corpus], ["it"], images=path).parse(corpus, 1, jsonl(ROWS[:1]))
     open_row_image(row["image"], row["id"], decode=True)
 
 
@@ -267,7 +267,9 @@ READERS = {
     "parquet": Reader("all.parquet", parquet({"path": ["one.png"], "bytes": [png()]}), images_in),
     "YAML": Reader(
         "run.yaml",
-        yaml.safe_dump({"student": "m", "corpus": ["c"], "languages": ["it"], "out": "o", "steps": 3}).encode(),
+        yaml.safe_dump(
+            {"student": "m", "corpus": ["c"], "languages": ["it"], "output_dir": "o", "max_steps": 3}
+        ).encode(),
         configuration,
         0.5,
         ("--", "argument"),

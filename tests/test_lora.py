@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
-from xvlm2vec_st.building.adapters import TARGETS
 from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher
+from xvlm2vec_st.families.table import FAMILIES
 
 VISION = re.compile("vision|visual|connector|projector|img_")
 
@@ -59,4 +59,4 @@ def test_no_teacher_needs_a_student_that_learns_an_adapter_only():
 def test_unknown_family():
     with pytest.raises(ValueError, match="llava_next"):
         lora_config("gemma3")
-    assert set(TARGETS) == set(tiny.MAKERS)
+    assert set(FAMILIES) == set(tiny.MAKERS)

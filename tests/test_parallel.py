@@ -13,9 +13,10 @@ import torch
 from PIL import ExifTags, Image
 
 from xvlm2vec_st import SentenceTransformer, load_parallel
-from xvlm2vec_st.data import dataset as parallel_module
+from xvlm2vec_st.data import collator as collator_module
 from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.data.corpus import check_languages, parse_row, read_parallel
+from xvlm2vec_st.data.row_images import open_row_image, row_image_size
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.distillation.teacher_cache import input_key
 
@@ -144,8 +145,8 @@ def test_an_image_is_as_upright_as_by_its_path(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.linear_gradient("L").resize((40, 20)).save(path, exif=exif)
-    image = parallel_module.open_image(path, "x", decode=True)
-    assert image.size == (20, 40) == parallel_module.upright_size(path, "x")
+    image = open_row_image(path, "x", decode=True)
+    assert image.size == (20, 40) == row_image_size(path, "x")
     assert input_key({"image": image, "text": "a"}) == input_key({"image": path, "text": "a"})
 
 
@@ -264,7 +265,7 @@ def test_collator_groups_by_side_and_image(folder):
 
 def test_a_batch_without_images_gets_a_stand_in_where_asked(folder):
     data = load_parallel(corpus(folder, GOOD), ["it", "de"])
-    options = {"languages": ["it", "de"], "shared": True, "stand_in": True, "given": True}
+    options = {"languages": ["it", "de"], "shared": True, "stand_in": True, "inputs": True}
     collate = ParallelCollator(fake_preprocess, **options)
     with_image, without = collate([data[0], data[1]]), collate([data[1], data[2]])
     assert with_image["texts_row"].tolist() == [0, 0, 0, 1, 1]
@@ -280,7 +281,7 @@ def test_images_are_resized_where_asked(folder):
 
 def test_an_image_is_decoded_once_for_all_its_languages(folder, monkeypatch):
     seen, decode_line = [], []
-    original = parallel_module.open_image
+    original = collator_module.open_row_image
 
     def counting(path, row, *, decode=False):
         decode_line.append((path, decode))
@@ -291,7 +292,7 @@ def test_an_image_is_decoded_once_for_all_its_languages(folder, monkeypatch):
         return fake_preprocess(inputs)
 
     data = load_parallel(corpus(folder, GOOD[:1]), ["it", "de"])
-    monkeypatch.setattr(parallel_module, "open_image", counting)
+    monkeypatch.setattr(collator_module, "open_row_image", counting)
     ParallelCollator(looking, languages=["it", "de"])([data[0]])
     assert len(decode_line) == 1 and decode_line[0][1]
     assert len(seen) == 3 and all(image is seen[0] for image in seen)

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.distill import command as distill
-from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st import DistillationTrainer, load_parallel
+from xvlm2vec_st.data.row_images import open_row_image
 from xvlm2vec_st.data.stream import ParallelStream
 from xvlm2vec_st.images import archives as archives_module
 
@@ -209,6 +209,6 @@ def test_a_stream_is_resumed_where_it_was_left(corpus, tmp_path):
 def test_a_stream_says_what_it_cannot_do(corpus, tmp_path):
     with pytest.raises(ValueError, match="--stream reads its rows while training: pass --eval-corpus"):
         distill.main(command(corpus, tmp_path / "out", "--eval-rows", "5"))
-    with pytest.raises(ValueError, match="a stream takes --batch-size alone"):
+    with pytest.raises(ValueError, match="--tokens-per-batch sorts rows beforehand; with --stream"):
         distill.main(command(corpus, tmp_path / "out", "--tokens-per-batch", "500"))
     assert not (tmp_path / "out.partial").exists()

@@ -124,8 +124,9 @@ class Greedy(MultilingualDistillationLoss):
 def test_out_of_memory_says_what_to_lower(tmp_path):
     student = embedder()
     run = trainer(tmp_path, rows(), student, Greedy(student, embedder()))
-    with pytest.raises(ValueError, match="out of memory in update 1, 4 rows a batch; lower --batch-size"):
+    with pytest.raises(RuntimeError) as error:
         run.train()
+    assert "in update 1, 4 rows per batch; lower per_device_train_batch_size" in error.value.__notes__[0]
 
 
 def test_other_runtime_errors_are_left_alone(tmp_path, monkeypatch):
@@ -176,16 +177,14 @@ def test_a_checkpoint_is_whole_when_it_says_so(tmp_path, caplog):
     (tmp_path / "checkpoint-9" / "weights").write_bytes(b"x" * 50)
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert "checkpoint-9 is skipped: weights has 50 bytes of 100" in caplog.text
-    sealed = (tmp_path / "checkpoint-2" / "whole.json").read_text()
+    written = (tmp_path / "checkpoint-2" / "whole.json").read_text()
     (tmp_path / "checkpoint-2" / "weights").write_bytes(b"x" * 99 + b"y")
     assert find_damage(tmp_path / "checkpoint-2") == "weights was changed"
     (tmp_path / "checkpoint-2" / "weights").write_bytes(b"x" * 100)
     for unreadable in ("[]", "{", '{"weights": {}}', '{"weights": ["a", "b"]}'):
         (tmp_path / "checkpoint-2" / "whole.json").write_text(unreadable)
         assert find_damage(tmp_path / "checkpoint-2") == "whole.json cannot be read"
-    (tmp_path / "checkpoint-2" / "whole.json").write_text('{"weights": 100}')  # of version 0.1
-    assert find_damage(tmp_path / "checkpoint-2") is None
-    (tmp_path / "checkpoint-2" / "whole.json").write_text(sealed)
+    (tmp_path / "checkpoint-2" / "whole.json").write_text(written)
     assert find_damage(tmp_path / "checkpoint-2") is None
     (tmp_path / "checkpoint-2" / "weights").unlink()
     assert find_damage(tmp_path / "checkpoint-2") == "weights is missing"

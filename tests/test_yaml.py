@@ -1,6 +1,7 @@
 """A file of options says what it says, or is refused with its name."""
 
 import pytest
+
 from recipes.distill.parser import read_yaml
 
 

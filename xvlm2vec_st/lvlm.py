@@ -1,20 +1,32 @@
 """One image, many texts, one forward: a `Transformer` that computes shared prefixes once, with exact results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.utils import ModelOutput
+from transformers import PreTrainedTokenizerBase
 
 from xvlm2vec_st.encoding.batches import images_in, key_of, text_length
 from xvlm2vec_st.encoding.inputs import InputError, open_inputs
-from xvlm2vec_st.encoding.packing import Plan, attention_mask, common_prefix, pack, plan_rows, unpack
+from xvlm2vec_st.encoding.packing import (
+    Plan,
+    attention_mask,
+    common_prefix,
+    has_window,
+    images_of_groups,
+    pack,
+    plan_rows,
+    repeat_per_stretch,
+    unpack,
+)
 from xvlm2vec_st.encoding.token_rows import TokenRow, message_images, pad_rows, unpad_rows, with_new_tail, with_text
 from xvlm2vec_st.families.table import FAMILIES
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
 ATTENTION = ("sdpa", "eager")  # flash attention accepts no 4-D mask
 # A packed row's mask has width x width entries: 64 MiB of fp32 at this width.
@@ -49,6 +61,10 @@ class LVLM(Transformer):
         return self.model
 
     @property
+    def _text_tokenizer(self) -> PreTrainedTokenizerBase:
+        return cast(PreTrainedTokenizerBase, self.tokenizer)
+
+    @property
     def shares_prefix(self) -> bool:
         """Whether the family and the settings allow sharing."""
         text = self.config.get_text_config()
@@ -65,7 +81,7 @@ class LVLM(Transformer):
         self,
         inputs: Sequence[Any],
         prompt: str | None = None,
-        processing_kwargs: dict | None = None,
+        processing_kwargs: "ProcessingKwargs | None" = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Preprocess inputs; if rows share images, each image is preprocessed once.
@@ -92,7 +108,7 @@ class LVLM(Transformer):
             return super().forward(features, **kwargs)
         plan = self.plan(features)
         packed = {key: value for key, value in features.items() if key not in PER_ROW}
-        packed["input_ids"] = pack(plan, features["input_ids"], self.tokenizer.pad_token_id)
+        packed["input_ids"] = pack(plan, features["input_ids"], self._text_tokenizer.pad_token_id)
         if "mm_token_type_ids" in features:
             packed["mm_token_type_ids"] = pack(plan, features["mm_token_type_ids"])
         packed["position_ids"] = pack(plan, self.positions(features))
@@ -153,7 +169,7 @@ class LVLM(Transformer):
         return getattr(self.processor, "chat_template", None) is not None
 
     def _restore_suffix(
-        self, features: dict[str, Any], inputs: Sequence[Any], prompt: str | None, settings: dict | None
+        self, features: dict[str, Any], inputs: Sequence[Any], prompt: str | None, settings: Mapping | None
     ) -> None:
         """Write the template's closing tokens over the end of truncated rows with an image.
 
@@ -238,7 +254,7 @@ class LVLM(Transformer):
                 members.setdefault(lead, []).append(number)
         group = {lead: number for number, lead in enumerate(members)}
         common = {lead: common_prefix([rows[n].ids for n in numbers]) for lead, numbers in members.items()}
-        side, pad = self.tokenizer.padding_side, self.tokenizer.pad_token_id
+        side, pad = self._text_tokenizer.padding_side, self._text_tokenizer.pad_token_id
         features = {
             "input_ids": pad_rows([row.ids for row in rows], pad, side),
             "attention_mask": pad_rows([[1] * len(row.ids) for row in rows], 0, side),
@@ -246,7 +262,7 @@ class LVLM(Transformer):
             "shared_tokens": torch.tensor([common.get(lead, 0) for lead in leads]),
         }
         if rows[0].types is not None:
-            features["mm_token_type_ids"] = pad_rows([row.types for row in rows], 0, side)
+            features["mm_token_type_ids"] = pad_rows([cast(list[int], row.types) for row in rows], 0, side)
         return features
 
     def _ends(self, messages: list[list[dict] | None]) -> tuple[list[tuple | None], list[list[int]]]:
@@ -259,7 +275,7 @@ class LVLM(Transformer):
         heads: list[tuple | None] = [None] * len(messages)
         tails: list[list[int]] = [[] for _ in messages]
         image = self.processor.image_token_id
-        counts = [len(message_images(messages[n])) for n in chosen]
+        counts = [len(message_images(cast(list[dict], messages[n]))) for n in chosen]
         for number, ids, count in zip(chosen, self._ids(rendered, counts), counts, strict=True):
             if ids.count(image) == count:
                 last = len(ids) - ids[::-1].index(image)
@@ -272,51 +288,6 @@ class LVLM(Transformer):
         # Phi-3.5-vision tokenizes the texts between images separately.
         if hasattr(self.processor, "encode"):
             return [row.ids for row in self.processor.encode(rendered, [[1] * count for count in counts])]
-        bos = self.tokenizer.bos_token
+        bos = self._text_tokenizer.bos_token
         special = not (bos and rendered[0].startswith(bos))  # as in transformers' apply_chat_template
-        return self.tokenizer(rendered, add_special_tokens=special, verbose=False)["input_ids"]
-
-
-def has_window(text: PreTrainedConfig) -> bool:
-    """Whether some layer attends to a window only; packed rows have one mask for all layers.
-
-    >>> from transformers import MistralConfig
-    >>> has_window(MistralConfig(sliding_window=None)), has_window(MistralConfig(sliding_window=4096))
-    (False, True)
-    """
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    window = getattr(text, "sliding_window", None) or text.max_position_embeddings
-    return kinds != {"full_attention"} or window < text.max_position_embeddings
-
-
-def images_of_groups(features: dict[str, Any]) -> list[int]:
-    """The number of images of each group."""
-    return [count for count in features["num_images_per_sample"].tolist() if count]
-
-
-def repeat_per_stretch(
-    encoded: ModelOutput, groups: Sequence[int], counts: Sequence[int], *, by_row: bool = False
-) -> ModelOutput:
-    """Repeat encoded images for every stretch.
-
-    Args:
-        encoded: output of the vision tower, one tensor per image; with `by_row`, one per row, empty for a row of text.
-        groups: the set of images of each stretch.
-        counts: number of images of each preprocessed row.
-        by_row: see `encoded`.
-    """
-    sets = [number for number, count in enumerate(counts) if count]
-    if list(groups) == list(range(len(sets))):
-        return encoded
-    if by_row:
-        places = [range(number, number + 1) for number in sets]
-    else:
-        places = [range(sum(counts[:number]), sum(counts[: number + 1])) for number in sets]
-
-    def repeated(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensors[place] for group in groups for place in places[group]]
-
-    encoded.pooler_output = repeated(encoded.pooler_output)
-    if getattr(encoded, "deepstack_features", None) is not None:
-        encoded.deepstack_features = [repeated(layer) for layer in encoded.deepstack_features]
-    return encoded
+        return self._text_tokenizer(rendered, add_special_tokens=special, verbose=False)["input_ids"]

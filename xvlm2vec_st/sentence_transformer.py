@@ -4,7 +4,7 @@ import json
 import logging
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sentence_transformers
@@ -26,6 +26,8 @@ from xvlm2vec_st.lvlm import LVLM
 from xvlm2vec_st.utils.peft_version import check_peft
 
 logger = logging.getLogger(__name__)
+
+HOOKS_INSTALLED = "_output_capturing_hooks_installed"  # transformers' mark on a model
 
 
 class SentenceTransformer(sentence_transformers.SentenceTransformer):
@@ -97,7 +99,9 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         super().__setstate__(state)
         register_captured_outputs(self)
 
-    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+    def start_multi_process_pool(
+        self, target_devices: list[str] | None = None
+    ) -> dict[Literal["input", "output", "processes"], Any]:
         """Start the pool, also for a model that has encoded before."""
         drop_capturing_hooks(self)
         return super().start_multi_process_pool(target_devices)
@@ -129,9 +133,12 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
             return np.stack(rows) if options["convert_to_numpy"] else list(rows)
         return rows
 
-    def _load_default_modules(self, model_name_or_path: str, **kwargs: Any) -> tuple[list[nn.Module], dict[str, Any]]:
+    def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """Load a name without a `modules.json`. sentence-transformers 6.2 has no public hook for this."""
-        hub = {key: kwargs.get(key) for key in ("token", "revision", "local_files_only")}
+        base = super()._load_default_modules
+        kwargs = signature(base).bind(model_name_or_path, *args, **kwargs).arguments
+        del kwargs["model_name_or_path"]
+        hub: dict[str, Any] = {key: kwargs.get(key) for key in ("token", "revision", "local_files_only")}
         hub["cache_dir"] = kwargs.get("cache_folder")
         if find_adapter_config_file(model_name_or_path, **hub) is not None:
             raise ValueError(
@@ -143,7 +150,7 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         family = AutoConfig.from_pretrained(model_name_or_path, **each["config_kwargs"]).model_type
         known = family in PLACEHOLDERS or family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         if self.template is None and not known:
-            return super()._load_default_modules(model_name_or_path, **kwargs)
+            return base(model_name_or_path, **kwargs)
         return embedder_modules(model_name_or_path, template=self.template, **each), {}
 
 
@@ -167,8 +174,8 @@ def drop_capturing_hooks(model: nn.Module) -> None:
         for key, hook in list(module._forward_hooks.items()):
             if getattr(hook, "__module__", "").endswith(".output_capturing"):
                 del module._forward_hooks[key]
-        if getattr(module, "_output_capturing_hooks_installed", False):
-            module._output_capturing_hooks_installed = False
+        if getattr(module, HOOKS_INSTALLED, False):
+            setattr(module, HOOKS_INSTALLED, False)
 
 
 def use_native_type(modules: Path) -> None:

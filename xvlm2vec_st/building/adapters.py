@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from peft import (
@@ -147,12 +148,12 @@ def read_adapter(name: str, model: nn.Module) -> Adapter:
             config,
             task_type=None,  # else peft expects a model that generates
             bias="none",  # biases are in `base`
-            target_modules=adapted | targets,
+            target_modules=sorted(adapted | targets),
             exclude_modules=None,
             layers_to_transform=None,
             layers_pattern=None,
-            rank_pattern={re.sub(*layout, key): value for key, value in config.rank_pattern.items()},
-            alpha_pattern={re.sub(*layout, key): value for key, value in config.alpha_pattern.items()},
+            rank_pattern={re.sub(*layout, key): value for key, value in (config.rank_pattern or {}).items()},
+            alpha_pattern={re.sub(*layout, key): value for key, value in (config.alpha_pattern or {}).items()},
         ),
         weights,
         base,
@@ -228,7 +229,7 @@ def merge_adapter(model: PreTrainedModel, name: str) -> PreTrainedModel:
     set_base_parameters(adapter, name, model)
     wrapped = get_peft_model(model, adapter.config)
     load_adapter_weights(adapter, name, wrapped)
-    return wrapped.merge_and_unload(safe_merge=True)
+    return cast(PreTrainedModel, wrapped.merge_and_unload(safe_merge=True))
 
 
 def attach_adapter(model: PreTrainedModel, name: str) -> PreTrainedModel:

@@ -73,7 +73,15 @@ def build(
         if place.begin(settings, local):
             return out
         try:
-            build_in(place, **settings)
+            build_in(
+                place,
+                base=base,
+                adapter=adapter,
+                keep_adapter=keep_adapter,
+                num_crops=num_crops,
+                dtype=dtype,
+                template=template,
+            )
         except BaseException:
             place.abandon()
             raise
@@ -144,7 +152,7 @@ def load_embedder(
             "together with a text is needed"
         )
     if template is not None:
-        model[0].processor.chat_template = read_template(template)
+        transformer_of(model).processor.chat_template = read_template(template)
     return model
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
+from xvlm2vec_st.utils.modules import transformer_of
+
 CARD = """---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -16,6 +18,8 @@ Built from {sources}. It embeds texts, images, or both as vectors of {dim} dimen
 {rest}
 ```python
 {needs}from sentence_transformers import SentenceTransformer
+
+from xvlm2vec_st.utils.modules import transformer_of
 
 model = SentenceTransformer("{title}")
 model.encode(["a text", {{"image": "image.jpg", "text": "a text about it"}}])
@@ -49,7 +53,7 @@ def build_model_card(
     notes = "\nThe chat template in this folder is part of the model: images, each on a line, then the text."
     if kept:
         notes += "\nThe weights are those of the base, which must stay where adapter_config.json says."
-    phi3v = model[0].config.model_type == "phi3_v"
+    phi3v = transformer_of(model).config.model_type == "phi3_v"
     return CARD.format(
         front="" if Path(base).exists() else f"base_model: {base}\n",
         title=title,

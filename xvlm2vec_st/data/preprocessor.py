@@ -50,7 +50,5 @@ def without_weights(module: nn.Module) -> nn.Module:
     """A copy of `module` that shares everything except its children's weights."""
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
-    copy.__dict__["_modules"] = {
-        name: Shell(getattr(child, "config", None)) for name, child in module._modules.items()
-    }
+    copy.__dict__["_modules"] = {name: Shell(getattr(child, "config", None)) for name, child in module._modules.items()}
     return copy

@@ -4,10 +4,11 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 
 from xvlm2vec_st.utils.modules import transformer_of
 
@@ -31,7 +32,7 @@ def fingerprint(model: SentenceTransformer) -> str:
     digest.update(repr(canonical_config(transformer_of(model).config.to_dict())).encode())
     digest.update(preprocessing_signature(model).encode())
     for module in list(model)[1:]:
-        digest.update(f"{type(module).__name__} {module.get_config_dict()}".encode())
+        digest.update(f"{type(module).__name__} {cast(Module, module).get_config_dict()}".encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Teachers: a frozen English model, or the student with its adapter disabled."""
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -65,9 +65,7 @@ class FrozenTeacher:
         image_part: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.needs_inputs = student is not None and (
-            preprocessing_signature(student) != preprocessing_signature(model)
-        )
+        self.needs_inputs = student is not None and (preprocessing_signature(student) != preprocessing_signature(model))
         self._prepare(image_part)
 
     def _prepare(self, image_part: bool) -> None:
@@ -140,7 +138,7 @@ class AdapterTeacher(FrozenTeacher):
     @torch.no_grad()
     def states(self, features: Features) -> dict[str, Tensor]:
         """Token states of English features, without the adapter and its dropout."""
-        training, inner = self.model.training, cast("torch.nn.Module", transformer_of(self.model).model)
+        training, inner = self.model.training, transformer_of(self.model).model
         inner.disable_adapters()
         self.model.eval()
         try:

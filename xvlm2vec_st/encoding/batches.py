@@ -87,7 +87,7 @@ def size_of(image: Any) -> int:
     """The number of pixels, if it is known without opening a file; else 0."""
     if isinstance(image, Image.Image):
         return image.width * image.height
-    shape = getattr(image, "shape", ())
+    shape: Sequence[int] = getattr(image, "shape", ())
     return int(shape[0] * shape[1]) if len(shape) > 1 else 0
 
 

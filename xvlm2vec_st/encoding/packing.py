@@ -1,7 +1,7 @@
 """Pack rows that share their images, so that the shared prefix is computed once.
 
 Attention is causal and images come first, so the states of a shared prefix do not depend on the tokens after it. A
-group of rows becomes one stretch of tokens: the prefix once, then the remaining tokens of each row, its branch. A branch
+group of rows becomes one stretch of tokens: the prefix once, then the other tokens of each row, its branch. A branch
 attends to the prefix and to itself, and its positions continue after the prefix. So each token gets the same state as
 row by row. Stretches lie side by side in packed rows of one width.
 
@@ -10,9 +10,11 @@ Pure functions on tensors, without a model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Plan:
     groups: tuple[int, ...]
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[list[int]]) -> int:
     """The number of leading ids that all rows share.
 
     >>> common_prefix([[1, 9, 9, 4], [1, 9, 9, 5, 6]])
@@ -185,3 +187,47 @@ def attention_mask(plan: Plan, dtype: torch.dtype) -> Tensor:
     seen = (same & reachable).tril() | torch.eye(width, dtype=torch.bool, device=stretch.device)
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def has_window(text: PreTrainedConfig) -> bool:
+    """Whether some layer attends to a window only; packed rows have one mask for all layers.
+
+    >>> from transformers import MistralConfig
+    >>> has_window(MistralConfig(sliding_window=None)), has_window(MistralConfig(sliding_window=4096))
+    (False, True)
+    """
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) or text.max_position_embeddings
+    return kinds != {"full_attention"} or window < text.max_position_embeddings
+
+
+def images_of_groups(features: dict[str, Any]) -> list[int]:
+    """The number of images of each group."""
+    return [count for count in features["num_images_per_sample"].tolist() if count]
+
+
+def repeat_per_stretch(encoded: Any, groups: Sequence[int], counts: Sequence[int], *, by_row: bool = False) -> Any:
+    """Repeat encoded images for every stretch.
+
+    Args:
+        encoded: output of `get_image_features`: one tensor per image; with `by_row`, one per row, empty for a row
+            of text.
+        groups: the set of images of each stretch.
+        counts: number of images of each preprocessed row.
+        by_row: see `encoded`.
+    """
+    sets = [number for number, count in enumerate(counts) if count]
+    if list(groups) == list(range(len(sets))):
+        return encoded
+    if by_row:
+        places = [range(number, number + 1) for number in sets]
+    else:
+        places = [range(sum(counts[:number]), sum(counts[: number + 1])) for number in sets]
+
+    def repeated(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensors[place] for group in groups for place in places[group]]
+
+    encoded.pooler_output = repeated(encoded.pooler_output)
+    if getattr(encoded, "deepstack_features", None) is not None:
+        encoded.deepstack_features = [repeated(layer) for layer in encoded.deepstack_features]
+    return encoded

@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -186,7 +187,7 @@ class Parquet:
             for row, name in enumerate(self._group(group, "path").to_pylist()):
                 if name is not None:
                     self.names.add(name, (group, row))
-        self.cached: tuple[int, pyarrow.ChunkedArray | None] = (-1, None)
+        self.cached: tuple[int, Any] = (-1, None)  # a row group and its bytes
 
     def _check_schema(self, path: str) -> None:
         schema = self.file.schema_arrow
@@ -240,7 +241,7 @@ def archive(path: str, process: int, changed: int) -> Archive:
     `process` separates the file positions of forked workers. `changed` is the time of the last change: a changed
     archive is opened again.
     """
-    kinds = {".zip": Zip, ".tar": Tar, ".parquet": Parquet}
+    kinds: dict[str, Callable[[str], Archive]] = {".zip": Zip, ".tar": Tar, ".parquet": Parquet}
     return kinds[Path(path).suffix](path)
 
 

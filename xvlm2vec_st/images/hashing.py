@@ -12,6 +12,7 @@ def image_key(source: Any) -> tuple:
     Raises:
         ValueError: see `open_image`.
 
+    >>> from PIL import Image
     >>> red = Image.new("RGB", (2, 2), "red")
     >>> image_key(red) == image_key(red.convert("P")), image_key(red) == image_key(red.convert("L"))
     (True, False)

@@ -148,9 +148,7 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
         array = array.detach().float() if array.is_floating_point() else array
         array = array.numpy(force=True)
     if 0 in array.shape:
-        raise EmptyImage(
-            f"an image has no pixels: the array's shape is {array.shape}; leave images without pixels out"
-        )
+        raise EmptyImage(f"an image has no pixels: the array's shape is {array.shape}; leave images without pixels out")
     if array.ndim == 3 and array.shape[0] in CHANNELS:
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:

@@ -35,9 +35,9 @@ IMAGE_TOKEN_ID = 32044  # `<|image|>` in the official tokenizer
 class Phi3VConfig(Phi3Config):
     """A `Phi3Config` for the decoder, plus the shape of the vision tower.
 
-    In official files, `rope_scaling` has type `su`, which transformers calls longrope. They have no `vision_config`; the
-    default is CLIP ViT-L/14-336. They have no `image_token_id` either. It is None if the vocabulary is too small for the
-    official one; then only the processor's `mm_token_type_ids` mark the images. Settings of the machine
+    In official files, `rope_scaling` has type `su`; transformers calls it longrope. They have no `vision_config`; the
+    default is CLIP ViT-L/14-336. They have no `image_token_id` either. It is None if the vocabulary is too small for
+    the official one; then only the processor's `mm_token_type_ids` mark the images. Settings of the machine
     (`_attn_implementation`: the official file requests flash attention) and remote code (`auto_map`) are dropped.
 
     Raises:
@@ -122,8 +122,8 @@ def check_tower(tower: CLIPVisionConfig, img_processor: dict[str, Any]) -> None:
 def longrope(rope_scaling: dict[str, Any], longest: int, original: int) -> dict[str, Any]:
     """Convert the official `rope_scaling` to transformers' format; `su` is the old name of longrope.
 
-    The original computed its attention scale sqrt(1 + log(longest / original) / log(original)); transformers computes the
-    same from `factor`.
+    The original computes its attention scale sqrt(1 + log(longest / original) / log(original)); transformers computes
+    the same from `factor`.
 
     >>> longrope({"type": "su", "short_factor": [1.0], "long_factor": [2.0]}, 8192, 1024)["factor"]
     8.0

@@ -1,6 +1,6 @@
 """Phi-3.5-vision on transformers' `Phi3Model` and `CLIPVisionModel`.
 
-`Phi3VModel` (without a head, for embeddings) and `Phi3VForCausalLM` both hold the decoder as `model`. So parameters have
+`Phi3VModel` (without a head, for embeddings) and `Phi3VForCausalLM` both hold the decoder as `model`. Parameters have
 the official names in both, and published adapters (`base_model.model.model.layers…`) fit both.
 """
 

@@ -121,8 +121,8 @@ class Phi3VProcessor(ProcessorMixin):
     ) -> dict[str, list[list[int]]]:
         """Ids, mask and, with images, types: each [batch][seq].
 
-        `counts` holds the number of image tokens of each row's images, in the order of its tags. The other arguments are
-        those of a tokenizer. `padding_side` and `max_length` default to the tokenizer's, and `truncation` is on if
+        `counts` holds the number of image tokens of each row's images, in the order of its tags. The others are a
+        tokenizer's arguments. `padding_side` and `max_length` default to the tokenizer's, and `truncation` is on if
         `max_length` is passed.
 
         Raises:
@@ -157,7 +157,7 @@ class Phi3VProcessor(ProcessorMixin):
     def encode(self, texts: Sequence[str], counts: Sequence[Sequence[int]]) -> list[TypedRow]:
         """The ids of each text, with `<s>` before every chunk and image tokens between them.
 
-        The chunks of text between images are tokenized separately, as in training: in one piece, the text after an image
+        The chunks of text between images are tokenized separately, as in training: in one piece, text after an image
         would lose its leading word mark.
 
         Raises:

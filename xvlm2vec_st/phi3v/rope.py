@@ -1,9 +1,10 @@
 """Rotary positions with short and long factors, chosen per row.
 
-Phi-3.5-vision has two sets of rotary factors: short ones up to `original_max_position_embeddings` positions (4,096), long
-ones beyond. The 2024 implementation chose by the length of the *batch*, padding included. transformers' `Phi3Model`
-chooses by the largest position in the batch. In both, a text's embedding changes if a long row joins its batch. Here the
-length of each row decides: a batch gives the same results as single rows, and single rows equal the original.
+Phi-3.5-vision has two sets of rotary factors: short ones up to `original_max_position_embeddings` positions (4,096),
+long ones beyond. The 2024 implementation chose by the length of the *batch*, padding included. transformers'
+`Phi3Model` chooses by the largest position in the batch. In both, a text's embedding changes if a long row joins its
+batch. Here the length of each row decides: a batch gives the same results as single rows, and single rows equal the
+original.
 """
 
 import torch
@@ -18,7 +19,7 @@ class RowRotaryEmbedding(nn.Module):
     def __init__(self, config: Phi3Config) -> None:
         """Store the configuration; frequencies are computed in float32 on first use.
 
-        They are not buffers: `model.to(bfloat16)` would round them by up to 0.2 %, which is 8 radians at position 4,000.
+        They are not buffers: `model.to(bfloat16)` would round them by up to 0.2 %, 8 radians at position 4,000.
         """
         super().__init__()
         self.config = config

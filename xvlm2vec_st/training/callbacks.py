@@ -42,9 +42,7 @@ class StopOnSignal(TrainerCallback):
         self._received = number
         signal.signal(number, self._handlers[number])
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop if any process has received a signal."""
         received = self._received
         if args.world_size > 1:

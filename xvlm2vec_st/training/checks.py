@@ -10,6 +10,7 @@ from torch import nn
 
 from xvlm2vec_st.data.dataset import check_columns
 from xvlm2vec_st.data.stream import ParallelStream
+from xvlm2vec_st.utils.finite import check_targets, not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -55,3 +56,23 @@ def warn_of_lost_updates(model: nn.Module) -> bool:
             names,
         )
     return bool(low)
+
+
+def not_finite_error(loss: Any, model: nn.Module, update: int, ids: Sequence[str] | None) -> ValueError:
+    """The error for a loss that is not a number, with the ids of its rows and the likely cause.
+
+    Raises:
+        ValueError: the teacher's targets are not numbers.
+    """
+    targets = getattr(loss, "targets", None)
+    if targets is not None:
+        check_targets(loss.teacher.model, targets)
+    rows = sorted({int(r) for row, _, error in getattr(loss, "watched", []) for r in row[~error.isfinite()]})
+    names = [ids[row] for row in rows] if ids and rows else ids
+    cause = "check their texts and images, lower learning_rate, or train with bf16=False"
+    if weights := list(not_finite(model.state_dict().items())):
+        cause = (
+            f"weights of the student are not numbers ({weights[0]}); lower learning_rate, and resume from an "
+            "earlier checkpoint"
+        )
+    return ValueError(f"the loss of update {update} is not a number; rows: {', '.join(names or '?')}; {cause}")

@@ -58,7 +58,7 @@ class ParallelEvaluator(BaseEvaluator):
         self.rows, self.languages, self.batch_size = rows, list(languages), batch_size
         self.reference = np.stack([vector for _, vector in self.embed(teacher, [])[SOURCE].values()])
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # sentence-transformers' own evaluators narrow it too
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         """Scores by name."""

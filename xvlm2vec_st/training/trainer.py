@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import TrainOutput
@@ -25,10 +26,11 @@ from xvlm2vec_st.data.stream import ParallelStream, SkippingCollator
 from xvlm2vec_st.families.table import VISION
 from xvlm2vec_st.training.callbacks import ApplyNewIntervals, SetSamplerEpoch, StopOnSignal
 from xvlm2vec_st.training.checkpoints import write_manifest
-from xvlm2vec_st.training.checks import check_arguments, warn_of_lost_updates
+from xvlm2vec_st.training.checks import check_arguments, not_finite_error, warn_of_lost_updates
 from xvlm2vec_st.training.evaluation import memory_hint
 from xvlm2vec_st.training.fsdp import load_states_into, meta_copy, prepare_plugin, shard_on_cpu
-from xvlm2vec_st.utils.finite import check_targets, not_finite
+from xvlm2vec_st.utils.finite import not_finite
+from xvlm2vec_st.utils.modules import transformer_of
 
 
 class DistillationTrainer(SentenceTransformerTrainer):
@@ -89,7 +91,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
             shared=getattr(loss, "shares_prefix", False),
             inputs=getattr(loss, "needs_inputs", False),
             image_size=image_size,
-            limit=model[0].max_seq_length,
+            limit=transformer_of(model).max_seq_length,
             tokenizer=model.tokenizer,
         )
         kwargs.setdefault("data_collator", collator)
@@ -117,7 +119,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
             self._meta_copy = meta_copy(self._unsharded)
             # accelerate 1.15 shards the last child whose class name holds "Norm" separately. Normalize has no
             # weights, and cannot be sharded. This name makes accelerate look into the first module instead.
-            self._unsharded.base_model_prefix = "0"
+            self._unsharded.base_model_prefix = "0"  # type: ignore[assignment]  # mypy: a submodule
         self._unsharded = None
 
     def whole_model(self) -> SentenceTransformer | None:
@@ -173,13 +175,13 @@ class DistillationTrainer(SentenceTransformerTrainer):
         if not adapter.is_file():
             return super()._load_from_checkpoint(checkpoint_path)
         states = {key.removeprefix("base_model.model."): value for key, value in load_file(adapter).items()}
-        result = set_peft_model_state_dict(self.model[0].model, states)
+        result: Any = set_peft_model_state_dict(self.model[0].model, states)
         if result.unexpected_keys:
             raise ValueError(f"{adapter}: unexpected keys: {result.unexpected_keys}")
         saved = json.loads((Path(checkpoint_path) / "modules.json").read_text("utf-8"))
         for module, entry in zip(self.model, saved, strict=True):
             if entry["path"] and module.state_dict():  # a projection, which is trained with the adapter
-                loaded = type(module).load(str(checkpoint_path), subfolder=entry["path"])
+                loaded = cast(Module, type(module)).load(str(checkpoint_path), subfolder=entry["path"])
                 module.load_state_dict(loaded.state_dict())
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -246,34 +248,15 @@ class DistillationTrainer(SentenceTransformerTrainer):
         """Compute the loss, check it, and collect the statistics of the log."""
         ids = inputs.pop("ids", None)
         tokens = sum(value.sum() for key, value in inputs.items() if key.endswith("attention_mask"))
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        result = super().compute_loss(cast(SentenceTransformer, model), inputs, return_outputs, num_items_in_batch)
         if not torch.isfinite(result[0] if isinstance(result, tuple) else result):
-            self._raise_not_finite(ids)
+            raise not_finite_error(self.loss, self.model, self.state.global_step + 1, ids)
         if model.training:
             self._counts[0] += len(ids or ())
             self._counts[1] += tokens
             for _, language, error in getattr(self.loss, "watched", []):
                 self._errors.index_add_(1, language, torch.stack((error, torch.ones_like(error))).double())
         return result
-
-    def _raise_not_finite(self, ids: list[str] | None) -> None:
-        """Name the rows of a loss that is not a number, and the likely cause."""
-        targets = getattr(self.loss, "targets", None)
-        if targets is not None:
-            check_targets(self.loss.teacher.model, targets)
-        watched = getattr(self.loss, "watched", [])
-        rows = sorted({int(r) for row, _, error in watched for r in row[~error.isfinite()]})
-        named = [ids[row] for row in rows] if ids and rows else ids
-        cause = "check their texts and images, lower learning_rate, or train with bf16=False"
-        if names := list(not_finite(self.model.state_dict().items())):
-            cause = (
-                f"weights of the student are not numbers ({names[0]}); lower learning_rate, and resume from an "
-                "earlier checkpoint"
-            )
-        raise ValueError(
-            f"the loss of update {self.state.global_step + 1} is not a number; rows: "
-            f"{', '.join(named or '?')}; {cause}"
-        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with each language's error, rows and tokens per second, and the hours left."""

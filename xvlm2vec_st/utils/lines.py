@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 GZIP = b"\x1f\x8b"
 # First bytes of other files, and what to do with them.
@@ -45,7 +45,7 @@ def byte_lines(path: str | Path, *, any_encoding: bool = False) -> Iterator[tupl
         size = os.fstat(file.fileno()).st_size
         try:
             with gzip.open(file) as unpacked:
-                yield from number_lines(path, unpacked, encodings, max(FREE, RATIO * size))
+                yield from number_lines(path, cast(BinaryIO, unpacked), encodings, max(FREE, RATIO * size))
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: a damaged gzip file ({error}); copy it or pack it anew") from error
 

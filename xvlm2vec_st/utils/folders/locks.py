@@ -9,7 +9,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows has no flock: there two runs into one OUT do not see each other
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # the usual form of an optional module
 
 logger = logging.getLogger(__name__)
 
