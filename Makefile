@@ -26,7 +26,7 @@ TORCHVISION = $(shell $(BIN)/python -c 'import torch; \
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-slow lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m recipes.demo $(DEMO)
@@ -35,9 +35,14 @@ demo: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/families/installed $(if $(filter tested,$(VERSIONS)),lint)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# The tests with the mark `slow`.
+test-slow: $(VENV)/installed $(VENV)/families/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy xvlm2vec_st mmmeb_tasks
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

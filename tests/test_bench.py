@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from slow import slow
 from torch.nn.functional import scaled_dot_product_attention
 
 from recipes.experiments import bench_distill, bench_encode
@@ -54,7 +53,7 @@ def test_encoding(monkeypatch, tmp_path):
     assert "| 3 texts an image |" in document.read_text()
 
 
-@slow
+@pytest.mark.slow
 def test_distillation(monkeypatch):
     monkeypatch.setattr(bench_distill, "LANGUAGES", ("it", "de"))
     routes = {row[0]: row for row in bench_distill.main(["--rows", "1", "--repeats", "1"])}

@@ -15,7 +15,6 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from sentence_transformers.sentence_transformer.modules import Pooling
-from slow import slow
 from tiny import PLACEHOLDER, by_hand, checkpoint, embedder, every_family, random_image, stock
 from transformers import LlamaConfig, VipLlavaConfig
 
@@ -69,7 +68,7 @@ build({raw!r}, {out!r} + "2", adapter="some/adapter")
 """
 
 
-@slow
+@pytest.mark.slow
 def test_stock_needs_this_package_for_phi3v_alone_and_peft_is_for_adapters(tmp_path: Path) -> None:
     folders = {family: str(embedder(family)) for family in ("llava", "phi3_v")}
     script = STOCK.format(**folders, raw=str(checkpoint("llava")), out=str(tmp_path / "out"))

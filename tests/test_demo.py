@@ -11,7 +11,6 @@ import sys
 import processes
 import pytest
 from PIL import Image
-from slow import slow
 
 from recipes import demo
 from recipes.shared.report import score_table
@@ -78,7 +77,7 @@ def run(argv, printed):
         demo.main(argv)
 
 
-@pytest.mark.parametrize("step", [pytest.param("2/6", marks=slow), "3/6"])
+@pytest.mark.parametrize("step", [pytest.param("2/6", marks=pytest.mark.slow), "3/6"])
 def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path, step):
     reading, printed = os.pipe()
     child = processes.apart(run, ["--out", str(tmp_path / "xvlm2vec"), *SHORT], printed)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from slow import slow
 from transformers import set_seed
 from transformers.models.auto import image_processing_auto
 
@@ -126,9 +125,9 @@ def stop_after(monkeypatch, steps):
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param([], marks=slow),
+        pytest.param([], marks=pytest.mark.slow),
         ["--lora-rank", "4", "--dora"],
-        pytest.param(["--muon-learning-rate", "0.01"], marks=slow),
+        pytest.param(["--muon-learning-rate", "0.01"], marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_leaves_no_result_and_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch, more):

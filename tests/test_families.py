@@ -12,13 +12,14 @@ import tiny
 
 ROOT = Path(__file__).parents[1]
 # Qwen2.5-VL stands between the two others of its kind in all that touches us.
-FAMILIES = [family for family in tiny.VIDEO if family != "qwen2_5_vl" or os.environ.get("SLOW")]
+USUAL = [family for family in tiny.VIDEO if family != "qwen2_5_vl"]
 PACKAGES = Path(sys.prefix) / "families"  # the Makefile's
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is here: they ran by themselves")
 @pytest.mark.skipif(not PACKAGES.is_dir(), reason=f"no {PACKAGES}: `make test` makes it")
-def test_every_case_that_needs_torchvision() -> None:
+@pytest.mark.parametrize("families", [USUAL, pytest.param(["qwen2_5_vl"], marks=pytest.mark.slow)])
+def test_every_case_that_needs_torchvision(families: list[str]) -> None:
     files = [
         path
         for path in sorted(Path(__file__).parent.glob("test_*.py"))
@@ -28,7 +29,7 @@ def test_every_case_that_needs_torchvision() -> None:
     assert len(files) > 1
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "torchvision_ops", "-p", "no:cacheprovider", "-v", "-rs"]
-        + ["-k", " or ".join(FAMILIES), *map(str, files)],
+        + ["-k", " or ".join(families), *map(str, files)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (PACKAGES, ROOT / "tests")))},
         cwd=ROOT,
         capture_output=True,
@@ -36,5 +37,5 @@ def test_every_case_that_needs_torchvision() -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
-    assert counts["passed"] >= 2 * len(FAMILIES), done.stdout[-2000:]
+    assert counts["passed"] >= 2 * len(families), done.stdout[-2000:]
     assert "skipped" not in counts, done.stdout[-2000:]

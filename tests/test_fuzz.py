@@ -1,6 +1,6 @@
 """Malformed input of every reader ends in a result or in one line that names the place; nothing stays.
 
-XVLM2VEC_FUZZ=5000 SLOW=1 python -m pytest tests/test_fuzz.py     # inputs a reader; 1,000 by default
+XVLM2VEC_FUZZ=5000 python -m pytest -m slow tests/test_fuzz.py    # inputs a reader; 1,000 by default
 """
 
 import contextlib
@@ -26,7 +26,6 @@ import pytest
 import yaml
 from fuzz import HangError, changed_bytes, changed_value, changed_words, leftovers, watched
 from PIL import Image
-from slow import slow
 
 from mmmeb_tasks.__main__ import main as mmmeb_main
 from mmmeb_tasks.data.check import check
@@ -346,7 +345,7 @@ def test_a_malformed_file_ends_in_a_line_that_names_it(name, folder):
     fuzz(name, folder, 300)
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_thousands_of_malformed_files_end_in_lines_that_name_them(name, folder):
     fuzz(name, folder, MANY)
@@ -391,7 +390,7 @@ def test_a_malformed_command_line_ends_in_a_line(program, folder, monkeypatch):
     command_lines(program, folder, 300)
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_thousands_of_malformed_command_lines_end_in_lines(program, folder, monkeypatch):
     monkeypatch.chdir(folder)

@@ -1,6 +1,6 @@
 """Every program that writes a result is killed again and again: the result is the same, nothing else stays.
 
-XVLM2VEC_KILLS=1000 SLOW=1 python -m pytest tests/test_kills.py     # so many kills; 204 by default
+XVLM2VEC_KILLS=1000 python -m pytest -m slow tests/test_kills.py    # so many kills; 204 by default
 """
 
 import json
@@ -18,7 +18,6 @@ import processes
 import pytest
 import tiny
 from kills import REFUSED, contents, killed_after, killed_before, to_the_end
-from slow import slow
 from toys import write_published
 
 from mmmeb_tasks.data import download as data
@@ -252,7 +251,7 @@ def hidden(folder):
     return [str(path) for path in folder.rglob(".*")]
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_killed_again_and_again_the_result_is_the_same_and_nothing_else_stays(name, inputs, tmp_path_factory):
     program, place = PROGRAMS[name], inputs.corpus.parents[1]  # beside the model that they name relatively

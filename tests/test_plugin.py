@@ -13,7 +13,6 @@ from pathlib import Path
 import mteb as mteb_library
 import pytest
 from mteb.cache import ResultCache
-from slow import slow
 
 import build_backend
 from mmmeb_tasks.data.layout import LAYOUTS
@@ -161,7 +160,7 @@ def test_from_a_built_wheel_the_stock_command_sees_and_runs_everything(
     assert len([*(tmp_path / "results").glob("results/local__teacher/*/Mini*.json")]) == 5
 
 
-@slow
+@pytest.mark.slow
 def test_from_an_editable_install_and_not_with_the_switch(source: Path, tmp_path: Path) -> None:
     python = install(build(source, "build_editable"), tmp_path / "env")
     seen = commands(python, [])

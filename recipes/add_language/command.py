@@ -13,7 +13,6 @@ corpus stays in OUT.corpus/parallel.jsonl. For the next language, pass it as --c
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,66 +20,33 @@ from pathlib import Path
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-from mmmeb_tasks.data.layout import KINDS, Kind
+from mmmeb_tasks.data.layout import Kind
 from mmmeb_tasks.mini.tasks import evaluate_mini
-from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
+from mmmeb_tasks.mini.write import write_benchmark, write_corpus
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.building.builder import check_folder
 from xvlm2vec_st.training.evaluation import parallel_evaluator
-from xvlm2vec_st.utils.folders import Destination, expanded, read_object, remove, whole_file
+from xvlm2vec_st.utils.folders import Destination, read_object, remove, whole_file
 from xvlm2vec_st.utils.peft_version import check_peft
 
 from ..distill.command import distill
 from ..distill.options import DistillArguments, DistillTrainingArguments
-from ..shared.command import parse_languages, parser_of
 from ..shared.report import score_table
 from ..translate.command import TranslateArguments, translate
-from ..translate.translators import DTYPES, MADLAD, Translator
+from ..translate.translators import MADLAD, Translator
 from .held_out import hold_out
+from .options import LARGE, SMALL, parse_arguments
 from .work import PARTS, corpus_folder, drop_outdated_work, keep_corpus
 
 CORPUS = "parallel.jsonl"
 Scores = dict[str, dict[str, float]]
-# Training defaults: the paper's, for models of billions of parameters; and those of the mini world's model.
-LARGE = {"steps": -1, "batch_size": 8, "learning_rate": 1e-5, "muon_learning_rate": 0.0}
-SMALL = {"steps": 500, "batch_size": 40, "learning_rate": 3e-3, "muon_learning_rate": 0.01}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = parser_of(__doc__)
-    parser.add_argument("model", type=os.path.expanduser, help="the embedder: folder or Hub id")
-    parser.add_argument("languages", nargs="+", help="the new languages: pt zh")
-    parser.add_argument("--out", type=expanded, help="default: the model's name and the new languages")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace OUT at the end; drop another corpus in OUT.work"
-    )
-    add = parser.add_argument_group("corpus").add_argument
-    add("--corpus", nargs="+", metavar="SOURCE", help="English rows; sources as for xvlm2vec translate")
-    add("--mini", type=int, metavar="SCENES", help="use the mini world instead, two rows per scene")
-    add("--images", type=expanded, help="folder of the images; default: the source's folder")
-    add("--outside-images", action="store_true", help="accept images that lie outside this folder")
-    add("--known-languages", nargs="*", default=[], metavar="LANGUAGE", help="languages the model knows already")
-    add("--rehearsal", type=float, default=0.7, help="share of rows that keep each known language")
-    add("--translator", help=f"as for xvlm2vec translate; default: {MADLAD}, with --mini: cldr")
-    add("--dtype", choices=tuple(DTYPES), default="fp32", help="of the translator")
-    add("--eval-rows", type=int, default=200, help="rows held out for the scores")
-    add("--tasks", nargs="+", choices=KINDS, default=KINDS, help="tasks of MMMEBMini")
-    add("--queries", type=int, default=QUERIES, help="queries per task and language of MMMEBMini")
-    add = parser.add_argument_group("training").add_argument
-    add("--steps", type=int, help="weight updates; default: one pass over the corpus, with --mini: 500")
-    add("--batch-size", type=int, help="rows per update; default: 8, with --mini: 40")
-    add("--learning-rate", type=float, help="default: 1e-5; with --mini 3e-3, of embeddings and norms")
-    add("--muon-learning-rate", type=float, help="of all other matrices; default: AdamW, with --mini 0.01")
-    add("--lora-rank", type=int, help="train a LoRA on the language model; default: all weights but vision")
-    add("--bf16", action="store_true", help="autocast")
-    add("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    args.languages = parse_languages(args.languages)
-    args.known_languages = parse_languages(args.known_languages)
-    return args
+    return parse_arguments(argv, __doc__)
 
 
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:

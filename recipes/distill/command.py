@@ -23,31 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from peft import PeftModel
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
-from xvlm2vec_st import (
-    DistillationTrainer,
-    MultilingualDistillationLoss,
-    SentenceTransformer,
-    load_parallel,
-    lora_config,
-)
-from xvlm2vec_st.data.batch_sampler import TokenBudgetBatches, row_costs
-from xvlm2vec_st.data.stream import ParallelStream
-from xvlm2vec_st.families.table import VISION
+from xvlm2vec_st import DistillationTrainer, SentenceTransformer
 from xvlm2vec_st.training.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.training.evaluation import parallel_evaluator
 from xvlm2vec_st.utils.folders import NOTE, Destination, remove, write_note
 
 from ..shared.muon import Muon
 from .card import save_with_card, score_summary
-from .options import TEMPERATURE, DistillArguments, check_pair, run_settings
+from .options import DistillArguments, check_pair, run_settings
 from .parser import parse_arguments
 from .progress_bar import show_loss_bar
+from .rows import build_batch_sampler, load_rows
 from .start import build_start, check_folders, remove_unstarted, run_destination
+from .student import build_loss, merge_adapter, set_trainable
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -214,139 +205,3 @@ class Run:
         if self.arguments.lora_rank:
             merge_adapter(student, self.start_model, self.place.work)
         return student.to(next(iter(dtypes))) if len(dtypes) == 1 else student
-
-
-def load_rows(
-    arguments: DistillArguments, training: SentenceTransformerTrainingArguments
-) -> tuple[Dataset | ParallelStream, Dataset | None]:
-    """(training rows, held-out rows or None).
-
-    Raises:
-        ValueError: see `load_parallel` and `ParallelStream`; more than half of the corpus is held out;
-            rows are held out of a stream.
-    """
-    # Rank 0 alone opens the images: on a shared disk, every file would be opened once per process.
-    options = {
-        "images": arguments.images,
-        "outside_images": arguments.outside_images,
-        "check_images": arguments.check_images and training.process_index == 0,
-    }
-    languages, held_out = arguments.languages, None
-    if arguments.eval_corpus:
-        held_out = load_parallel(arguments.eval_corpus, languages, **options)
-    if arguments.stream:
-        if arguments.eval_rows and not arguments.eval_corpus:
-            raise ValueError("--stream reads its rows while training: pass --eval-corpus FILE, or --eval-rows 0")
-        del options["check_images"]
-        return ParallelStream(arguments.corpus, languages, seed=training.seed, **options), held_out
-    data = load_parallel(arguments.corpus, languages, **options)
-    return (data, held_out) if arguments.eval_corpus else split_rows(data, arguments.eval_rows, training.seed)
-
-
-def split_rows(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | None]:
-    """(training rows, held-out rows or None).
-
-    Raises:
-        ValueError: more than half of the corpus is held out.
-    """
-    if not held_out:
-        return data, None
-    if not 0 < held_out <= len(data) // 2:
-        raise ValueError(f"--eval-rows {held_out}: the corpus has {len(data)} rows; hold out at most half, or 0")
-    parts = data.train_test_split(test_size=held_out, seed=seed)
-    return parts["train"], parts["test"]
-
-
-def set_trainable(student: SentenceTransformer, arguments: DistillArguments, *, bf16: bool) -> set[torch.dtype]:
-    """Choose which parameters learn, in fp32; returns the dtypes that they had.
-
-    bf16 has 8 bits of precision: updates at a learning rate of 1e-5 would be lost.
-    """
-    dtypes = {p.dtype for p in student.parameters()}
-    family = student[0].config.model_type
-    if arguments.keep_adapter and arguments.dora and family != "phi3_v":
-        raise ValueError(
-            f"--keep-adapter --dora: transformers drops the magnitudes of DoRA when it loads a {family} with "
-            "an adapter; leave --keep-adapter out"
-        )
-    if rank := arguments.lora_rank:
-        config = lora_config(
-            family,
-            rank=rank,
-            alpha=arguments.lora_alpha or 2 * rank,
-            dropout=arguments.lora_dropout,
-            dora=arguments.dora,
-            vision=arguments.train_vision,
-        )
-        student.add_adapter(config)
-    elif not arguments.train_vision:
-        for name, parameter in student.named_parameters():
-            if VISION.search(name):
-                parameter.requires_grad_(False)
-    if dtypes != {torch.float32}:
-        for parameter in student.parameters():
-            if parameter.requires_grad or not bf16:
-                parameter.data = parameter.data.float()
-    return dtypes
-
-
-def build_loss(
-    student: SentenceTransformer, teacher: SentenceTransformer | None, arguments: DistillArguments
-) -> MultilingualDistillationLoss:
-    """The loss of the options."""
-    return MultilingualDistillationLoss(
-        student,
-        teacher,
-        image_part=arguments.image_part,
-        distance_metric=arguments.distance_metric,
-        english_weight=arguments.english_weight,
-        similarity_weight=arguments.similarity_weight,
-        temperature=TEMPERATURE if arguments.temperature is None else arguments.temperature,
-        matryoshka_dims=arguments.matryoshka_dims,
-        cache=arguments.cache,
-        projection=arguments.projection,
-    )
-
-
-def build_batch_sampler(
-    arguments: DistillArguments,
-    training: SentenceTransformerTrainingArguments,
-    rows: Dataset | ParallelStream,
-    loss: MultilingualDistillationLoss,
-) -> TokenBudgetBatches | None:
-    """The batches of `tokens_per_batch`, if it is set. For a stream, set the number of updates.
-
-    Raises:
-        ValueError: the corpus has fewer rows than one update needs; `tokens_per_batch` with a stream.
-    """
-    batch_size, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    rows_per_update = batch_size * steps * training.world_size
-    if isinstance(rows, ParallelStream):
-        if arguments.tokens_per_batch:
-            raise ValueError(
-                "--tokens-per-batch sorts rows beforehand; with --stream, set --per-device-train-batch-size"
-            )
-        if training.max_steps < 0:
-            training.max_steps = max(round(training.num_train_epochs * rows.rows / rows_per_update), 1)
-        return None
-    if len(rows) < rows_per_update and steps * training.world_size > 1:
-        raise ValueError(
-            f"an update takes {batch_size} rows x --gradient-accumulation-steps {steps} x "
-            f"{training.world_size} processes, and the corpus has {len(rows)} rows; lower one of them"
-        )
-    if not arguments.tokens_per_batch:
-        return None
-    costs = row_costs(rows, arguments.languages, loss.model, image_size=arguments.image_size, shared=loss.shares_prefix)
-    return TokenBudgetBatches(
-        rows["id"], costs, budget=arguments.tokens_per_batch, max_rows=batch_size, seed=training.seed
-    )
-
-
-def merge_adapter(student: SentenceTransformer, start: str, folder: Path) -> None:
-    """Merge the student's adapter into the weights of its starting model, in fp32 and in place."""
-    student[0].model.save_pretrained(folder / "adapter")
-    base = SentenceTransformer(start)
-    if any(p.dtype != torch.float32 for p in base.parameters()):
-        base.float()  # a merge in bf16 loses what was learned
-    whole = PeftModel.from_pretrained(base[0].model, str(folder / "adapter")).merge_and_unload()
-    student[0].model = whole.to(student.device)
