@@ -6,6 +6,7 @@ median length of a function's body, the longest file. test_structure.py holds th
 
 import ast
 import statistics
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -115,4 +116,4 @@ def counts() -> dict[str, int | float]:
 
 if __name__ == "__main__":
     for name, value in counts().items():
-        print(f"{value:>8g}  {name}")
+        sys.stdout.write(f"{value:>8g}  {name}\n")

@@ -98,8 +98,8 @@ def test_arguments_that_are_refused(tmp_path: Path) -> None:
         ({"num_crops": 4}, "num_crops is for phi3_v, and this is a llava"),
         ({"dtype": "int8"}, "dtype is 'int8'; pass one of bf16"),
         ({"keep_adapter": True}, "keep_adapter without an adapter; pass adapter="),
-        ({"keep_adapter": True, "adapter": "any", "dtype": "bf16"}, "leave one out"),
-        ({"template": tmp_path / "none.jinja"}, "is no file"),
+        ({"keep_adapter": True, "adapter": "any", "dtype": "bf16"}, "pass only one of them"),
+        ({"template": tmp_path / "none.jinja"}, "is not a file"),
     ):
         with pytest.raises(ValueError, match=match):
             build(checkpoint("llava"), **({"out": tmp_path / "out"} | arguments))

@@ -115,7 +115,7 @@ def test_several_corpora_are_one(tmp_path):
     ("text", "message"),
     [
         ("learningrate: 1e-5", "no option 'learningrate'; the nearest one is 'learning_rate'"),
-        ("per_device_batch_size: 3", "the nearest one is 'per_device_train_batch_size'"),
+        ("per_device_train_batchsize: 3", "the nearest one is 'per_device_train_batch_size'"),
         ("config: other.yaml", "no option 'config'"),
         ("- a\n- b", "a mapping of options to values is needed, got list"),
         ("", "a mapping of options to values is needed, got NoneType"),

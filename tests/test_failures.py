@@ -125,8 +125,14 @@ def test_every_recipe_takes_debug(name, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *((f"--{name.replace('_', '-')}", "nan") for name in ("epochs", "learning_rate", "muon", "similarity")),
-        *((f"--{name.replace('_', '-')}", "inf") for name in ("epochs", "learning_rate", "muon", "weight_decay")),
+        *(
+            (f"--{name.replace('_', '-')}", "nan")
+            for name in ("num_train_epochs", "learning_rate", "muon_learning_rate", "similarity_weight")
+        ),
+        *(
+            (f"--{name.replace('_', '-')}", "inf")
+            for name in ("num_train_epochs", "learning_rate", "muon_learning_rate", "weight_decay")
+        ),
         ("--max-grad-norm", "nan"),
         ("--english-weight", "nan"),
         ("--weight-decay", "-1"),
