@@ -173,9 +173,15 @@ def test_a_folder_that_exists_is_left_alone_and_a_broken_write_leaves_nothing(tm
         assert not (tmp_path / "new").exists()
 
 
-def test_fewer_queries_than_candidates_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="queries 98: at least 100"):
-        write.write_benchmark(tmp_path / "few", queries=98)
+def test_fewer_queries_than_candidates_are_the_first_of_a_hundred(tmp_path):
+    few = write.write_benchmark(str(tmp_path / "few"), ["en"], queries=15)
+    hundred = write.write_benchmark(tmp_path / "hundred", ["en"], queries=100)
+    for kind in ("i2t", "t2i", "c", "vqa", "vg"):
+        lines = data_file(few, "mini", "en", 100, kind).read_text("utf-8").splitlines()
+        assert len(lines) == 15
+        assert lines == data_file(hundred, "mini", "en", 100, kind).read_text("utf-8").splitlines()[:15]
+    with pytest.raises(ValueError, match="queries is 0; pass 1 or more"):
+        write.write_benchmark(tmp_path / "none", queries=0)
 
 
 def test_the_cache_is_written_once_and_named_by_content(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -96,26 +97,32 @@ def _rows(kind: str, language: str, world: World, scenes: Sequence[Scene], singl
             yield {"id": i, "img": image, "text": name(shown[place]), "imgs": imgs}
 
 
-def write_benchmark(out: Path, languages: Sequence[str] = LANGUAGES, *, queries: int = QUERIES) -> Path:
+def write_benchmark(out: str | Path, languages: Sequence[str] = LANGUAGES, *, queries: int = QUERIES) -> Path:
     """Write MMMEBMini to the new folder `out`, whole or not at all, and return it.
 
-    Five kinds a language, `queries` rows a file (even, at least 100), 100 candidates a row.
+    Five kinds of task per language, `queries` rows per file, 100 candidates per row. The candidates are drawn from
+    at least 100 scenes, also for fewer queries.
+
+    Args:
+        queries: 1 to 100, or an even number above.
 
     Raises:
-        ValueError: if `out` exists, for a language without names, or for a bad `queries`.
+        ValueError: `out` exists; a language has no names; `queries` is out of range.
     """
-    if queries < CANDIDATES:
-        raise ValueError(f"queries {queries}: at least {CANDIDATES} are needed, for as many candidates a row")
+    if queries < 1:
+        raise ValueError(f"queries is {queries}; pass 1 or more")
+    out = Path(out)
     world = load_world(languages)
-    scenes = test_scenes(world, queries)
-    singles = single_scenes(world, queries, SINGLES_SEED)
+    scenes = test_scenes(world, max(queries, CANDIDATES))
+    singles = single_scenes(world, len(scenes), SINGLES_SEED)
     with _new_folder(out, what="benchmark", languages=list(languages), queries=queries) as folder:
         _images(scenes, singles, world, folder / f"{DATASET}_images")
         (folder / "datasets").mkdir()
         for language in languages:
             for kind in ("i2t", "t2i", "c", "vqa", "vg"):
                 file = f"{DATASET}_{language}_{CANDIDATES}_formatted_{kind}.jsonl"
-                _write_lines(folder / "datasets" / file, _rows(kind, language, world, scenes, singles))
+                rows = islice(_rows(kind, language, world, scenes, singles), queries)
+                _write_lines(folder / "datasets" / file, rows)
     return out
 
 
@@ -171,7 +178,9 @@ def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[Corp
         yield f"{i}/picture/{kind}", image, said
 
 
-def write_corpus(out: Path, languages: Sequence[str] = LANGUAGES, *, scenes: int, seed: int = CORPUS_SEED) -> Path:
+def write_corpus(
+    out: str | Path, languages: Sequence[str] = LANGUAGES, *, scenes: int, seed: int = CORPUS_SEED
+) -> Path:
     """Write a parallel corpus over train pairs to the new folder `out`: parallel.jsonl and images/.
 
     Two rows a scene: its caption or t2i query (text only), and a text with an image.
@@ -183,6 +192,7 @@ def write_corpus(out: Path, languages: Sequence[str] = LANGUAGES, *, scenes: int
         raise ValueError("'id' is the row's id; write Indonesian as 'ind'")
     if scenes < 1:
         raise ValueError(f"scenes {scenes}: at least 1 is needed, of two rows")
+    out = Path(out)
     world = load_world(languages)
     rng = random.Random(seed)
     with _new_folder(out, what="corpus", languages=list(languages), scenes=scenes, seed=seed) as folder:
@@ -211,7 +221,7 @@ def _new_folder(out: Path, **settings: object) -> Iterator[Path]:
     place = Destination(out, command="mmmeb_tasks.mini.write", option="OUT")
     with place.hold():  # which also clears the lock of a run that was killed in its last step
         if place.named.exists():
-            raise ValueError(f"{out} exists; give a new folder")
+            raise ValueError(f"{out} exists; pass a new folder")
         place.check()
         if place.check_work():  # what a killed run left: writing anew takes seconds
             remove(place.work)

@@ -65,7 +65,7 @@ BOUNDS = {
     "per_device_train_batch_size": Bounds(1, 10**6),
     "num_crops": Bounds(1, 1024),
     "quality_min": Bounds(-1, 1),
-    "queries": Bounds(100, 10**6),  # as many candidates as a query has
+    "queries": Bounds(1, 10**6),
     "rate": Bounds(0, 10**6, above=True),
     "rehearsal": Bounds(0, 1, above=True),
     "repeats": Bounds(1, 10**6),
