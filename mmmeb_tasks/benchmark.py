@@ -10,8 +10,9 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.benchmarks.benchmark import Benchmark
 from mteb.results import TaskResult
 
+from mmmeb_tasks.metadata import langscripts
 from mmmeb_tasks.mini.tasks import MINI_TASKS
-from mmmeb_tasks.retrieval import MMMEBRetrieval, langscripts
+from mmmeb_tasks.retrieval import MMMEBRetrieval
 from mmmeb_tasks.tasks import MMMEB_CITATION, MMMEB_TASKS
 
 REFERENCE = "https://arxiv.org/abs/2503.09313"

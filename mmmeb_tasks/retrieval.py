@@ -1,6 +1,5 @@
 """MMMEB as mteb retrieval tasks: rows of the published files -> ranking of own candidates."""
 
-import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -15,25 +14,9 @@ from mteb.types import PromptType, ScoresDict
 
 from mmmeb_tasks.data.layout import DataError, Kind, Row, data_file, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
+from mmmeb_tasks.metadata import MMMEBMetadata
 from mmmeb_tasks.models.inputs import content_id, file_id
 from mmmeb_tasks.models.search import searcher
-
-LANGUAGES: dict[str, str] = {
-    "en": "eng-Latn",
-    "it": "ita-Latn",
-    "es": "spa-Latn",
-    "fr": "fra-Latn",
-    "de": "deu-Latn",
-}
-
-
-def langscripts(*languages: str) -> dict[str, list[str]]:
-    """Languages of the files -> mteb's subsets and codes.
-
-    >>> langscripts("en", "fr")
-    {'en': ['eng-Latn'], 'fr': ['fra-Latn']}
-    """
-    return {language: [LANGUAGES[language]] for language in languages}
 
 
 def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
@@ -79,21 +62,6 @@ def _dataset(rows: list[dict[str, str]]) -> Dataset:
     """Rows as a table whose `image` column holds paths, decoded on reading."""
     features = {name: Image() if name == "image" else Value("string") for name in rows[0]}
     return Dataset.from_list(rows, features=Features(features))
-
-
-class MMMEBMetadata(TaskMetadata):
-    """mteb's metadata, and the kind of MMMEB task, from which our encoder makes its texts."""
-
-    kind: Kind
-
-    @property
-    def descriptive_stat_path(self) -> Path:
-        """Statistics of the data: with this package; of data that it does not hold, mteb's cache."""
-        packaged = Path(__file__).parent / "statistics" / f"{self.name}.json"
-        if packaged.is_file():
-            return packaged
-        cache = Path(os.environ.get("MTEB_CACHE", Path.home() / ".cache" / "mteb"))
-        return cache / "descriptive_stats" / f"{self.name}.json"
 
 
 class MMMEBRetrieval(AbsTaskRetrieval):
@@ -151,9 +119,7 @@ class MMMEBRetrieval(AbsTaskRetrieval):
         def load(language: str) -> RetrievalSplitData:
             return split_data(read_rows(root, self.source, language, self.maximum, kind), kind)
 
-        self.dataset = {
-            language: {split: load(language) for split in self.eval_splits} for language in self.hf_subsets
-        }
+        self.dataset = {language: {split: load(language) for split in self.eval_splits} for language in self.hf_subsets}
         self._origin = {
             language: {"data_sha256": self.data_hash(language) or "", "data_folder": root.name}
             for language in self.hf_subsets

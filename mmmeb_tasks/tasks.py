@@ -1,5 +1,7 @@
 """The seven tasks of MMMEB over the published data."""
 
+from typing import TypedDict
+
 from mteb.abstasks.task_metadata import (
     AnnotatorType,
     SampleCreationMethod,
@@ -10,8 +12,9 @@ from mteb.abstasks.task_metadata import (
 from mteb.types import Licenses
 
 from mmmeb_tasks.data.download import mmmeb_data
-from mmmeb_tasks.data.published import HUB_DATASET, published
-from mmmeb_tasks.retrieval import MMMEBMetadata, MMMEBRetrieval, langscripts
+from mmmeb_tasks.data.layout import HUB_DATASET, published
+from mmmeb_tasks.metadata import MMMEBMetadata, langscripts
+from mmmeb_tasks.retrieval import MMMEBRetrieval
 
 MMMEB_CITATION = r"""
 @misc{musacchio2025xvlm2vec,
@@ -75,6 +78,19 @@ FLICKR_CITATION = r"""
 """  # noqa: E501 - the authors
 
 
+class Facts(TypedDict):
+    """What two tasks over one source have in common."""
+
+    reference: str
+    date: tuple[str, str]
+    domains: list[TaskDomain]
+    subtype: TaskSubtype
+    licence: Licenses
+    annotators: AnnotatorType
+    creation: SampleCreationMethod
+    citation: str
+
+
 def _metadata(
     name: str,
     category: TaskCategory,
@@ -126,7 +142,7 @@ class PublishedTask(MMMEBRetrieval):
         cls.source, cls.maximum = row.dataset, row.maximum
 
 
-_XM3600 = {
+_XM3600: Facts = {
     "reference": "https://google.github.io/crossmodal-3600/",
     "date": ("2022-01-01", "2022-12-31"),
     "domains": ["Scene", "Written"],
@@ -154,7 +170,7 @@ class XM3600T2IRanking(PublishedTask):
     )
 
 
-_XTD10 = {
+_XTD10: Facts = {
     "reference": "https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10",
     "date": ("2020-01-01", "2020-12-31"),
     "domains": ["Scene", "Written"],

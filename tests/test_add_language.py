@@ -9,10 +9,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.data.layout import read_rows
+from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini import write as mini_files
 from mmmeb_tasks.mini.write import write_corpus
-from mmmeb_tasks.retrieval import LANGUAGES
 from recipes.add_language import command as add_language
 from xvlm2vec_st.data.corpus import read_parallel
 from xvlm2vec_st.data.dataset import load_parallel

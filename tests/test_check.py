@@ -10,7 +10,7 @@ from toys import CANDIDATES, CONCEPTS, write_published
 
 from mmmeb_tasks.__main__ import main
 from mmmeb_tasks.data import check as check_module
-from mmmeb_tasks.data import published
+from mmmeb_tasks.data import layout as published
 from mmmeb_tasks.data.check import Report, check
 
 FILE = "maxm_v1_en_100_formatted_vqa.jsonl"

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from toys import Toy, write_published
 
-from mmmeb_tasks.data.published import published
+from mmmeb_tasks.data.layout import published
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.write import write_benchmark
 from mmmeb_tasks.models.encoder import MMMEBEncoder

@@ -29,8 +29,7 @@ from PIL import Image
 
 from mmmeb_tasks.__main__ import main as mmmeb_main
 from mmmeb_tasks.data.check import check
-from mmmeb_tasks.data.layout import LAYOUTS, read_rows
-from mmmeb_tasks.data.published import files
+from mmmeb_tasks.data.layout import LAYOUTS, files, read_rows
 from recipes import demo
 from recipes.add_language import command as add_language
 from recipes.add_language.work import drop_outdated_work

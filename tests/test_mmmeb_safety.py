@@ -15,8 +15,7 @@ from PIL import Image
 from mmmeb_tasks.data import download as data
 from mmmeb_tasks.data.check import _image_fault, check
 from mmmeb_tasks.data.download import unzip
-from mmmeb_tasks.data.layout import OUTSIDE, read_rows
-from mmmeb_tasks.data.published import files
+from mmmeb_tasks.data.layout import OUTSIDE, files, read_rows
 from mmmeb_tasks.models.inputs import Item, model_input
 from mmmeb_tasks.plugin.cli import table
 from recipes.evaluate.command import write_csv

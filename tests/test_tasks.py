@@ -16,8 +16,7 @@ from mteb.types import PromptType
 from toys import CANDIDATES, Inverted, Random, Toy, write_published
 
 from mmmeb_tasks.benchmark import MMMEB, MMMEBMini, benchmarks
-from mmmeb_tasks.data.layout import LAYOUTS
-from mmmeb_tasks.data.published import TASKS, files, published
+from mmmeb_tasks.data.layout import LAYOUTS, TASKS, files, published
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.plugin import cli
 from mmmeb_tasks.tasks import MMMEB_TASKS, PublishedTask, XTD10I2TRanking

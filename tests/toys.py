@@ -12,10 +12,9 @@ from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 
-from mmmeb_tasks.data.layout import LAYOUTS, Kind
-from mmmeb_tasks.data.published import files
+from mmmeb_tasks.data.layout import LAYOUTS, Kind, files
+from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.models.encoder import MMMEBEncoder
-from mmmeb_tasks.retrieval import LANGUAGES
 
 CONCEPTS, CANDIDATES = 12, 6
 ALL = (*LANGUAGES,)

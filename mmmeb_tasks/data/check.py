@@ -10,8 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmmeb_tasks.data.layout import Row, read_records
-from mmmeb_tasks.data.published import Published, files
+from mmmeb_tasks.data.layout import Published, Row, files, read_records
 from mmmeb_tasks.utils.texts import printable, short
 
 SHOWN = 3  # examples of each finding a file

@@ -18,8 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from mmmeb_tasks.data.layout import DataError
-from mmmeb_tasks.data.published import HUB_DATASET, files
+from mmmeb_tasks.data.layout import HUB_DATASET, DataError, files
 from mmmeb_tasks.utils.folders import Destination, expanded
 from mmmeb_tasks.utils.texts import printable
 

@@ -15,8 +15,9 @@ from mteb.models import MTEBModels
 from tqdm.auto import tqdm
 
 from mmmeb_tasks.data.layout import Kind, layout_of
+from mmmeb_tasks.metadata import LANGUAGES, MMMEBMetadata, langscripts
 from mmmeb_tasks.mini.write import ensure_mini
-from mmmeb_tasks.retrieval import LANGUAGES, MMMEBMetadata, MMMEBRetrieval, langscripts
+from mmmeb_tasks.retrieval import MMMEBRetrieval
 from mmmeb_tasks.tasks import MMMEB_CITATION
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from PIL.Image import Image as PILImage
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from mmmeb_tasks.models.own_meta import OwnMeta
+from mmmeb_tasks.models.model_meta import OwnMeta
 from mmmeb_tasks.utils.texts import as_text
 
 Texts = Callable[[Sequence[str], int], NDArray[np.float32]]

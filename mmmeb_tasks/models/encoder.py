@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from mmmeb_tasks.instructions import STYLES, Style
+from mmmeb_tasks.metadata import MMMEBMetadata
 from mmmeb_tasks.models.inputs import Item, Key, blocks, model_input, neighbours, read_items
 from mmmeb_tasks.models.model_meta import model_meta
-from mmmeb_tasks.retrieval import MMMEBMetadata
 from mmmeb_tasks.utils.texts import PlainTexts
 
 # Texts go to sentence-transformers in so many batches at once, to be sorted by length.
@@ -110,9 +110,7 @@ class MMMEBEncoder(AbsEncoder):
         wrapper.mteb_model_meta = self.mteb_model_meta  # mteb's own leaves out images
         return wrapper
 
-    def read(
-        self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None
-    ) -> list[Item]:
+    def read(self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None) -> list[Item]:
         """Rows as what the model gets."""
         kind = task_metadata.kind if isinstance(task_metadata, MMMEBMetadata) else None
         return read_items(rows, kind, lang, prompt_type, self.style)

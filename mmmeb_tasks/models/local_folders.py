@@ -11,7 +11,7 @@ from mteb.models import ModelMeta
 from mteb.models.model_meta import ScoringFunction
 
 from mmmeb_tasks.instructions import STYLES, Style
-from mmmeb_tasks.models.own_meta import OwnMeta
+from mmmeb_tasks.models.model_meta import OwnMeta
 from mmmeb_tasks.utils.folders import read_object
 
 if TYPE_CHECKING:

@@ -66,3 +66,13 @@ def _settings(module: torch.nn.Module) -> Iterator[str]:
         yield str(getattr(processor, "chat_template", None))
         if hasattr(processor, "to_json_string"):  # a tokenizer has none
             yield processor.to_json_string()
+
+
+class OwnMeta(ModelMeta):
+    """A description of a model that reads images without torchvision.
+
+    mteb demands its extra "image" (torchvision) of every model that takes images, before loading.
+    """
+
+    def _resolve_extras_groups(self) -> list[str]:
+        return [*(self.extra_requirements_groups or ())]

@@ -53,9 +53,7 @@ def best(
 class Embeds(Protocol):
     """An encoder that reads MMMEB's rows itself and keeps its vectors, as `MMMEBEncoder`."""
 
-    def read(
-        self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None
-    ) -> list[Item]:
+    def read(self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None) -> list[Item]:
         """Rows as what the model gets."""
         ...
 

@@ -15,8 +15,9 @@ from mteb.results import TaskResult
 
 from mmmeb_tasks.benchmark import AggregateOfLanguages
 from mmmeb_tasks.data.layout import DataError
+from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.models.local_folders import folder_meta, is_local
-from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, refuse_splits
+from mmmeb_tasks.retrieval import MMMEBRetrieval, refuse_splits
 from mmmeb_tasks.utils.folders import Destination
 from mmmeb_tasks.utils.texts import markdown_cell, printable
 
@@ -208,9 +209,7 @@ def _results(cache: ResultCache, model: str) -> Path:
     return cache.get_task_result_path("task", model, "revision").parents[1]
 
 
-def read(
-    cache: ResultCache, tasks: Iterable[AbsTask], model: str, revision: str | None
-) -> dict[str, dict[str, float]]:
+def read(cache: ResultCache, tasks: Iterable[AbsTask], model: str, revision: str | None) -> dict[str, dict[str, float]]:
     """`{task: {language: main score}}` of one model's results on disk; aggregates by their parts."""
     folder = _results(cache, model)
     found: dict[str, dict[str, float]] = {}

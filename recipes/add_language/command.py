@@ -21,10 +21,10 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.data.layout import Kind
+from mmmeb_tasks.metadata import LANGUAGES as PUBLISHED
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import write_benchmark, write_corpus
 from mmmeb_tasks.models.encoder import MMMEBEncoder
-from mmmeb_tasks.retrieval import LANGUAGES as PUBLISHED
 from xvlm2vec_st import load_parallel
 from xvlm2vec_st.building.builder import check_folder
 from xvlm2vec_st.training.evaluation import parallel_evaluator

@@ -25,10 +25,11 @@ from mteb.cache import ResultCache
 from mteb.models import ModelMeta, MTEBModels, SentenceTransformerEncoderWrapper
 
 from mmmeb_tasks.instructions import STYLES, Style
+from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.models.local_folders import folder_meta, is_local, load_folder
 from mmmeb_tasks.plugin.cli import ours, set_aside, with_parts
-from mmmeb_tasks.retrieval import LANGUAGES, MMMEBRetrieval, lost_modalities, refuse_lost_modality
+from mmmeb_tasks.retrieval import MMMEBRetrieval, lost_modalities, refuse_lost_modality
 from xvlm2vec_st.utils.folders import Destination, expanded, whole_file
 from xvlm2vec_st.utils.texts import printable
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from mmmeb_tasks.retrieval import LANGUAGES
+from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.utils.texts import markdown_cell
 from xvlm2vec_st.utils.texts import printable
 
