@@ -72,11 +72,11 @@ def run_mteb(words: Sequence[str]) -> int:
 
 def write_statistics(name: str) -> Path:
     """Compute mteb's descriptive statistics of a task, from its data, into the package."""
-    from mmmeb_tasks.plugin.cli import ours  # mteb takes seconds, and the checker does without
+    from mmmeb_tasks.plugin.cli import mmmeb_tasks_among  # mteb takes seconds, and the checker does without
 
     if not (Path(__file__).parents[1] / "pyproject.toml").is_file():
         raise ValueError("statistics are written into a checkout; pip could not remove them from an installation")
-    task = ours([name], None)[0]
+    task = mmmeb_tasks_among([name], None)[0]
     packaged = Path(__file__).parent / "statistics" / f"{name}.json"
     packaged.parent.mkdir(exist_ok=True)
     packaged.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
@@ -65,9 +65,9 @@ class AggregateOfLanguages(AbsTaskAggregate):
     def data_hash(self, language: str) -> str | None:
         """One hash for the rows of a language in all tasks that have it."""
         tasks = [task for task in self.metadata.tasks if language in task.metadata.hf_subsets]
-        return _together(task.data_hash(language) for task in tasks)
+        return _together(cast(MMMEBRetrieval, task).data_hash(language) for task in tasks)
 
-    def task_results_to_scores(self, task_results: list[TaskResult]) -> dict[str, Mapping[str, dict[str, Any]]]:
+    def task_results_to_scores(self, task_results: list[TaskResult]) -> dict[str, Mapping[str, Mapping[str, Any]]]:
         """Split -> language -> main score, and the score of each task that has the language."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
         rows: dict[tuple[str, str], list[str | None]] = {}
@@ -86,7 +86,7 @@ class AggregateOfLanguages(AbsTaskAggregate):
                 mean = float(np.mean([*languages[language].values()]))
                 languages[language] |= {main: mean, "main_score": mean}
                 languages[language]["data_sha256"] = _together(rows[split, language])
-        return found
+        return {**found}
 
 
 def _together(hashes: Iterable[str | None]) -> str | None:

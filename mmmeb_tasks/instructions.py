@@ -69,7 +69,7 @@ PUBLISHED: dict[Kind, dict[str, tuple[str, str]]] = {
 }
 
 # Ours, not the paper's: its grounding data has English and French only.
-OURS: dict[Kind, dict[str, tuple[str, str]]] = {
+EXTRA_INSTRUCTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
     "vg": {
         "it": (
             "Seleziona la parte dell'immagine che isola l'oggetto etichettato come \"{x}\"",
@@ -167,7 +167,7 @@ def instruction(kind: Kind, lang: str) -> tuple[str, str]:
     """
     if kind not in KINDS:
         raise ValueError(_unknown("kind", kind, KINDS))
-    table = PUBLISHED[kind] | OURS.get(kind, {})
+    table = PUBLISHED[kind] | EXTRA_INSTRUCTIONS.get(kind, {})
     if lang not in table:
         raise ValueError(_unknown(f"language of {kind} instructions", lang, table))
     return table[lang]

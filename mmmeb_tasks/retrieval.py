@@ -149,7 +149,7 @@ class MMMEBRetrieval(AbsTaskRetrieval):
             scores = super()._evaluate_subset(search, data_split, hf_subset=hf_subset, **kwargs)
         finally:
             self.metadata = metadata
-        return scores | self._origin.get(hf_subset, {})
+        return {**scores, **self._origin.get(hf_subset, {})}
 
     def _ahead(self, language: str, split: str) -> dict[str, RetrievalSplitData]:
         """The other languages' data, where all of them will be asked for: in a run from the start.

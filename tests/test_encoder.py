@@ -24,7 +24,7 @@ from mmmeb_tasks.mini.tasks import (
     MiniT2IRanking,
     MiniVQARanking,
 )
-from mmmeb_tasks.models.encoder import Item, MMMEBEncoder, model_input, model_meta
+from mmmeb_tasks.models.encoder import MMMEBEncoder, ModelInput, model_input, model_meta
 from mmmeb_tasks.retrieval import MMMEBRetrieval
 
 
@@ -341,4 +341,4 @@ def test_similarity_is_the_cosine_in_float32() -> None:
 
 
 def test_an_item_without_an_image_is_its_text() -> None:
-    assert model_input(Item("a dog")) == "a dog"
+    assert model_input(ModelInput("a dog")) == "a dog"

@@ -5,7 +5,7 @@ import pytest
 from mmmeb_tasks.data.layout import KINDS, Kind
 from mmmeb_tasks.instructions import (
     BARE_LABELS,
-    OURS,
+    EXTRA_INSTRUCTIONS,
     PUBLISHED,
     render_label,
     render_query,
@@ -39,7 +39,7 @@ c|fr|Représentez l'image donnée pour la classification|{x}
 c|de|Stellen Sie das gegebene Bild für die Klassifizierung dar|{x}
 """  # noqa: E501 - a table
 CELLS = [tuple(line.split("|")) for line in TABLE.strip().splitlines()]
-CELLS += [(kind, lang, *both) for kind, langs in OURS.items() for lang, both in langs.items()]
+CELLS += [(kind, lang, *both) for kind, langs in EXTRA_INSTRUCTIONS.items() for lang, both in langs.items()]
 
 
 def test_the_table_is_the_published_one_and_ours_is_apart() -> None:

@@ -16,7 +16,7 @@ from mmmeb_tasks.data import download as data
 from mmmeb_tasks.data.check import _image_fault, check
 from mmmeb_tasks.data.download import unzip
 from mmmeb_tasks.data.layout import OUTSIDE, files, read_rows
-from mmmeb_tasks.models.inputs import Item, model_input
+from mmmeb_tasks.models.inputs import ModelInput, model_input
 from mmmeb_tasks.plugin.cli import table
 from recipes.evaluate.command import write_csv
 from recipes.evaluate.comparison import Cell, markdown, scores_chart
@@ -234,7 +234,7 @@ def test_an_image_that_cannot_be_read_is_named_whatever_the_decoder_raises(root,
             patched.setattr("PIL.Image.open", fail)
             assert _image_fault(path) == str(error)
             with pytest.raises(ValueError, match="1.png cannot be read: ") as raised:
-                model_input(Item(None, "hash", path))
+                model_input(ModelInput(None, "hash", path))
             assert "\x1b" not in str(raised.value)
 
 

@@ -21,7 +21,7 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.models import baselines
 from mmmeb_tasks.models import local_folders as models
 from mmmeb_tasks.models.encoder import MMMEBEncoder
-from mmmeb_tasks.models.local_folders import Registry, declared, folder_meta
+from mmmeb_tasks.models.local_folders import Registry, folder_meta, modalities_from_files
 from mmmeb_tasks.tasks import MaXMRanking
 
 
@@ -130,11 +130,11 @@ BOTH = {"image": {}, "text": {}}
 def test_modalities_by_the_files(tmp_path: Path, files: dict, expected: tuple) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    assert declared(tmp_path) == expected
+    assert modalities_from_files(tmp_path) == expected
 
 
 def test_a_model_that_takes_other_than_its_files_say_is_refused(folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(models, "declared", lambda path: (["text"], True))
+    monkeypatch.setattr(models, "modalities_from_files", lambda path: (["text"], True))
     with pytest.raises(ValueError, match="takes text and image, but its files say text; save it anew"):
         models.load_folder("local/mine", folder=str(folder))
 
@@ -167,7 +167,7 @@ def test_clip_takes_images_and_texts_apart_and_is_scored_on_both(tmp_path: Path)
     model = tiny_clip(tmp_path / "clip")
     encoder = MMMEBEncoder(model, show_progress=False)
     assert (encoder.style, encoder.mteb_model_meta.modalities) == (None, ["text", "image"])
-    assert declared(tmp_path / "clip") == (["text", "image"], False)
+    assert modalities_from_files(tmp_path / "clip") == (["text", "image"], False)
     task = MaXMRanking(data_root=write_published(tmp_path / "data"))
     results = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, show_progress_bar=False)
     assert 0 <= results.task_results[0].get_score() <= 1

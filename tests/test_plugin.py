@@ -20,7 +20,7 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.tasks import MiniI2TRanking
 from mmmeb_tasks.mini.write import write_benchmark
 from mmmeb_tasks.plugin import import_hook as autoload
-from mmmeb_tasks.plugin.cli import locked, ours
+from mmmeb_tasks.plugin.cli import locked, mmmeb_tasks_among
 
 ROOT = Path(__file__).parents[1]
 SITE = Path(sysconfig.get_path("purelib"))
@@ -259,8 +259,8 @@ def test_a_split_that_the_task_does_not_have_is_refused(mini: Path) -> None:
         task.load_data()
     for name in ("MiniI2TRanking", "MMMEBMini"):
         with pytest.raises(ValueError, match=f"{name} has no split 'dev', only test"):
-            ours([name], None, ["test", "dev"])
-        assert ours([name], None, ["test"])
+            mmmeb_tasks_among([name], None, ["test", "dev"])
+        assert mmmeb_tasks_among([name], None, ["test"])
     (both,) = mteb_library.get_tasks(tasks=["MMMEBMini"], eval_splits=["dev"])
     with pytest.raises(ValueError, match="has no split 'dev', only test"):
         both.metadata.tasks[0].load_data()
@@ -268,7 +268,7 @@ def test_a_split_that_the_task_does_not_have_is_refused(mini: Path) -> None:
 
 def test_a_second_run_of_the_same_task_into_one_folder_ends_in_a_line(tmp_path: Path) -> None:
     cache, (both,), (one,), (other,) = ResultCache(tmp_path), *(
-        ours([name], None) for name in ("MMMEBMini", "MiniI2TRanking", "MiniT2IRanking")
+        mmmeb_tasks_among([name], None) for name in ("MMMEBMini", "MiniI2TRanking", "MiniT2IRanking")
     )  # fmt: skip
     code = (
         "import sys\nfrom mmmeb_tasks.utils.folders import Destination\n"

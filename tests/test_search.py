@@ -24,7 +24,7 @@ from toys import CONCEPTS, Nothing, Random, Toy, write_published
 
 from mmmeb_tasks.data.layout import Row
 from mmmeb_tasks.models.encoder import MMMEBEncoder
-from mmmeb_tasks.models.inputs import Item
+from mmmeb_tasks.models.inputs import ModelInput
 from mmmeb_tasks.models.search import best, searcher
 from mmmeb_tasks.retrieval import split_data
 from mmmeb_tasks.tasks import (
@@ -275,7 +275,7 @@ def test_scores_that_are_no_numbers_are_refused(data: Path) -> None:
         def vector(self, number: int, read: str) -> np.ndarray:
             return np.full(4, np.nan)
 
-    with pytest.raises(ValueError, match="scores are no numbers"):
+    with pytest.raises(ValueError, match="scores are not numbers"):
         run(MMMEBEncoder(Broken(), show_progress=False), MaXMRanking(data_root=data))
 
 
@@ -296,13 +296,13 @@ class Given(MMMEBEncoder):
         super().__init__(Toy())
         self.given = vectors
 
-    def embed(self, items: list[Item], **kwargs: object) -> np.ndarray:
+    def embed(self, items: list[ModelInput], **kwargs: object) -> np.ndarray:
         """No model is run."""
         return np.stack([self.given[item.text] for item in items])
 
-    def read(self, rows: Dataset, *args: object) -> list[Item]:
+    def read(self, rows: Dataset, *args: object) -> list[ModelInput]:
         """Texts as they are."""
-        return [Item(text) for text in rows["text"][:]]
+        return [ModelInput(text) for text in rows["text"][:]]
 
 
 def test_scoring_is_fast_and_small() -> None:

@@ -162,7 +162,7 @@ def test_results_of_other_rows_are_set_aside_and_those_of_the_same_are_not(
     encoder = MMMEBEncoder(Toy(), name="toy", show_progress=False)
 
     def aside() -> set[str]:
-        parts = cli.with_parts([MMMEB()])
+        parts = cli.expand_aggregates([MMMEB()])
         return {path.name for task in parts for path in cli.set_aside(cache, task, "local/toy")}
 
     def run() -> dict[str, object]:
@@ -200,12 +200,12 @@ def test_the_command_sets_results_of_other_rows_aside_before_it_runs(
     there = []
     for _ in range(2):
         result.to_disk(path)
-        cli.around(lambda args: there.append(path.exists()))(args)
+        cli.wrap_run(lambda args: there.append(path.exists()))(args)
     assert there == [False, False]
     result.to_disk(path)
     monkeypatch.setenv("MMMEB_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="mteb run: MMMEB_DATA is .*no datasets"):
-        cli.around(lambda args: there.append(True))(args)
+        cli.wrap_run(lambda args: there.append(True))(args)
     assert len(there) == 2
 
 
@@ -220,13 +220,13 @@ def test_without_data_the_command_says_so_in_one_line_and_other_errors_are_raise
 
     monkeypatch.setenv("MMMEB_DATA", str(tmp_path / "none"))
     with pytest.raises(SystemExit, match="^mteb run: MMMEB_DATA is .*no datasets"):
-        cli.around(lambda args: XTD10I2TRanking().load_data())(args)
+        cli.wrap_run(lambda args: XTD10I2TRanking().load_data())(args)
     monkeypatch.setenv("MMMEB_DATA", str(write_published(tmp_path / "data")))
     next((tmp_path / "data" / "datasets").glob("xtd_en_*_i2t.jsonl")).write_text("{\n")
     with pytest.raises(SystemExit, match="^mteb run: .*xtd_en.* line 1: .*is no JSON"):
-        cli.around(lambda args: XTD10I2TRanking().load_data())(args)
+        cli.wrap_run(lambda args: XTD10I2TRanking().load_data())(args)
     with pytest.raises(ValueError, match="of the model"):
-        cli.around(fails)(args)
+        cli.wrap_run(fails)(args)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_a_language_is_refused_only_where_no_task_has_it(
 ) -> None:
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=expected):
-            cli.ours(names, languages)
+            cli.mmmeb_tasks_among(names, languages)
     else:
-        assert {task.metadata.name: task.hf_subsets for task in cli.ours(names, languages)} == expected
+        assert {task.metadata.name: task.hf_subsets for task in cli.mmmeb_tasks_among(names, languages)} == expected
 
 
 def test_an_interrupted_run_goes_on_with_the_next_language(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def download() -> Path:
 
     # What the Hub's client raises half-way is an error of its HTTP library, which differs between releases
     # and need not be an OSError; its transfers by Xet raise RuntimeError.
-    half_way = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
+    half_way: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, RuntimeError)  # type: ignore[assignment]
     try:
         return Path(snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE]))
     except half_way as error:

@@ -37,31 +37,44 @@ class Scene:
     flipped: bool = False
     seed: int = 0
 
+    @property
+    def pair(self) -> tuple[int, int, str]:
+        """(subject, other, relation).
+
+        Raises:
+            ValueError: a scene of one concept.
+        """
+        if self.other is None or self.relation is None:
+            raise ValueError(f"{self} shows one concept; two are needed")
+        return self.subject, self.other, self.relation
+
     def caption(self, world: World, language: str) -> str:
         """What the scene shows, in `language`: a name, or two in reading order with their relation."""
         if self.other is None:
             return world.name(self.subject, language)
-        names = {"a": world.name(self.subject, language), "b": world.name(self.other, language)}
-        return phrases(language).caption[self.relation].format(**names)
+        subject, other, relation = self.pair
+        names = {"a": world.name(subject, language), "b": world.name(other, language)}
+        return phrases(language).caption[relation].format(**names)
 
     def question(self, world: World, language: str) -> str:
         """`what is to the left of {b}?`, answered by `answer`."""
-        asked, relation = (self.subject, OPPOSITE[self.relation]) if self.flipped else (self.other, self.relation)
-        return phrases(language).question[relation].format(b=world.name(asked, language))
+        relation = OPPOSITE[self.pair[2]] if self.flipped else self.pair[2]
+        return phrases(language).question[relation].format(b=world.name(self.asked, language))
 
     @property
     def answer(self) -> int:
         """The concept that the question asks for."""
-        return self.other if self.flipped else self.subject
+        return self.pair[1] if self.flipped else self.subject
 
     @property
     def asked(self) -> int:
         """The concept that the question names."""
-        return self.subject if self.flipped else self.other
+        return self.subject if self.flipped else self.pair[1]
 
     def swapped(self) -> "Scene":
         """The same two concepts with places changed, on another ground."""
-        return Scene(self.other, self.subject, self.relation, self.flipped, self.seed + 1)
+        subject, other, relation = self.pair
+        return Scene(other, subject, relation, self.flipped, self.seed + 1)
 
 
 def split_pairs(concepts: int, *, per_concept: int = TEST_PAIRS_PER_CONCEPT) -> tuple[list[Pair], list[Pair]]:
@@ -75,11 +88,9 @@ def split_pairs(concepts: int, *, per_concept: int = TEST_PAIRS_PER_CONCEPT) -> 
     """
     ring = list(range(concepts))
     random.Random(SPLIT_SEED).shuffle(ring)
-    test = {
-        tuple(sorted((ring[i], ring[(i + step) % concepts])))
-        for step in range(1, per_concept + 1)
-        for i in range(concepts)
-    }
+    steps = range(1, per_concept + 1)
+    joined = [(ring[i], ring[(i + step) % concepts]) for step in steps for i in range(concepts)]
+    test = {(min(pair), max(pair)) for pair in joined}
     train = [pair for pair in combinations(range(concepts), 2) if pair not in test]
     return train, sorted(test)
 

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
 from mmmeb_tasks.data.download import cache_folder
-from mmmeb_tasks.instructions import OURS, PUBLISHED, render_query, render_target
+from mmmeb_tasks.data.layout import Kind
+from mmmeb_tasks.instructions import EXTRA_INSTRUCTIONS, PUBLISHED, render_query, render_target
 from mmmeb_tasks.mini.bundle import BUNDLE
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, single_scenes, split_pairs, test_scenes
 from mmmeb_tasks.mini.world import LANGUAGES, World, load_world
@@ -53,7 +55,7 @@ def _images(scenes: Sequence[Scene], singles: Sequence[Scene], world: World, fol
     folder.mkdir(parents=True)
     for i, scene in enumerate(scenes):
         draw(scene, world).save(folder / f"scene_{i:04d}.png")
-        for place, concept in enumerate((scene.subject, scene.other)):
+        for place, concept in enumerate(scene.pair[:2]):
             crop(scene, world, concept).save(folder / f"crop_{i:04d}_{place}.png")
     for i, scene in enumerate(singles):
         draw(scene, world).save(folder / f"single_{i:04d}.png")
@@ -89,7 +91,7 @@ def _rows(kind: str, language: str, world: World, scenes: Sequence[Scene], singl
             yield {"id": i, "img": image, "question": question, "answers": [name(c) for c in answers]}
         else:
             place = rng.randrange(2)
-            shown = (scene.subject, scene.other)
+            shown = scene.pair[:2]
             # A crop of the same concept out of another scene would be as right as the gold.
             pool = [(j, p) for j, p in crops if (scenes[j].subject, scenes[j].other)[p] != shown[place]]
             chosen = _filled((i, place), [(i, 1 - place)], pool, rng)
@@ -126,29 +128,29 @@ def write_benchmark(out: str | Path, languages: Sequence[str] = LANGUAGES, *, qu
     return out
 
 
-def instruction_language(kind: str, language: str) -> str:
+def instruction_language(kind: Kind, language: str) -> str:
     """The language to give an instruction in: the text's own, or English where there is none.
 
     >>> instruction_language("vg", "it"), instruction_language("vg", "pt")
     ('it', 'en')
     """
-    return language if language in PUBLISHED[kind] | OURS.get(kind, {}) else "en"
+    return language if language in PUBLISHED[kind] | EXTRA_INSTRUCTIONS.get(kind, {}) else "en"
 
 
-def _query(kind: str, language: str, text: str | None = None) -> str:
+def _query(kind: Kind, language: str, text: str | None = None) -> str:
     return render_query(kind, instruction_language(kind, language), text)
 
 
-def _target(kind: str, language: str) -> str:
+def _target(kind: Kind, language: str) -> str:
     return render_target(kind, instruction_language(kind, language))
 
 
-def _said_of_image(kind: str, scene: Scene, named: int, world: World, language: str) -> str:
+def _text_of_image(kind: str, scene: Scene, named: int, world: World, language: str) -> str:
     """What goes with an image in one language: the query or the target of a kind."""
     if kind in ("t2i", "crop"):
-        return _target("vg" if kind == "crop" else kind, language)
-    own = {"vqa": scene.question, "vg": lambda *_: world.name(named, language)}.get(kind)
-    return _query(kind, language, own and own(world, language))
+        return _target("vg" if kind == "crop" else "t2i", language)
+    text = {"vqa": scene.question, "vg": lambda *_: world.name(named, language)}.get(kind)
+    return _query(cast(Kind, kind), language, text and text(world, language))
 
 
 CorpusRow = tuple[str, Image.Image | None, dict[str, str]]
@@ -174,7 +176,7 @@ def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[Corp
                 {language: _query("t2i", language, text) for language, text in said.items()},
             )
         image = crop(scene, world, named) if kind == "crop" else draw(scene, world)
-        said = {language: _said_of_image(kind, scene, named, world, language) for language in world.languages}
+        said = {language: _text_of_image(kind, scene, named, world, language) for language in world.languages}
         yield f"{i}/picture/{kind}", image, said
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 from datasets import Dataset
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.metadata import MMMEBMetadata
-from mmmeb_tasks.models.inputs import Item, Key, blocks, model_input, neighbours, read_items
+from mmmeb_tasks.models.inputs import Key, ModelInput, blocks, model_input, neighbours, read_items
 from mmmeb_tasks.models.model_meta import model_meta
 from mmmeb_tasks.utils.texts import PlainTexts
 
@@ -95,10 +95,17 @@ class MMMEBEncoder(AbsEncoder):
         both = {"image", "text"} <= {*rows.features}
         if not isinstance(task_metadata, MMMEBMetadata) and not (both and self.style is None):
             refuse_unsupported(self.model, [_outline(rows.features)], task_metadata.name)
-            facts = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset}
             kwargs["batch_size"] = self.batch_size or kwargs.get("batch_size", 32)
             plain: Any = PlainTexts(inputs, self.model.modalities)
-            return self._as_mteb.encode(plain, **facts, prompt_type=prompt_type, **kwargs)
+            vectors = self._as_mteb.encode(
+                plain,
+                task_metadata=task_metadata,
+                hf_split=hf_split,
+                hf_subset=hf_subset,
+                prompt_type=prompt_type,
+                **kwargs,
+            )
+            return cast(NDArray[np.float32], vectors)
         # The rows themselves: the loader's batches would decode images that are encoded already.
         items = self.read(rows, task_metadata, hf_subset, prompt_type)
         return self.embed(items, task=f"{task_metadata.name} {hf_subset}", **kwargs)
@@ -110,13 +117,20 @@ class MMMEBEncoder(AbsEncoder):
         wrapper.mteb_model_meta = self.mteb_model_meta  # mteb's own leaves out images
         return wrapper
 
-    def read(self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None) -> list[Item]:
+    def read(
+        self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None
+    ) -> list[ModelInput]:
         """Rows as what the model gets."""
         kind = task_metadata.kind if isinstance(task_metadata, MMMEBMetadata) else None
         return read_items(rows, kind, lang, prompt_type, self.style)
 
     def embed(
-        self, items: Sequence[Item], *, task: str, ahead: Iterable[Item] = (), **kwargs: Unpack[EncodeKwargs]
+        self,
+        items: Sequence[ModelInput],
+        *,
+        task: str,
+        ahead: Iterable[ModelInput] = (),
+        **kwargs: Unpack[EncodeKwargs],
     ) -> NDArray[np.float32]:
         """Vectors of items, (items, dimensions); each distinct one is encoded once.
 
@@ -146,10 +160,10 @@ class MMMEBEncoder(AbsEncoder):
                 progress.update(len(block))
         return np.stack([self._vectors[item.key] for item in items])
 
-    def _sums(self, items: Sequence[Item], both: Sequence[Item], **kwargs: Any) -> NDArray[np.float32]:
+    def _sums(self, items: Sequence[ModelInput], both: Sequence[ModelInput], **kwargs: Any) -> NDArray[np.float32]:
         """Unit vector of the image plus unit vector of the text, for rows that have both."""
-        images = self.embed([Item(None, item.image, item.source) for item in both], **kwargs)
-        texts = self.embed([Item(item.text) for item in both], **kwargs)
+        images = self.embed([ModelInput(None, item.image, item.source) for item in both], **kwargs)
+        texts = self.embed([ModelInput(item.text) for item in both], **kwargs)
         keys = [item.key for item in both]
         vectors = dict(zip(keys, unit(images) + unit(texts), strict=True))
         if rest := [item for item in items if item.key not in vectors]:
@@ -157,7 +171,7 @@ class MMMEBEncoder(AbsEncoder):
             vectors |= zip(keys, self.embed(rest, **kwargs), strict=True)
         return np.stack([vectors[item.key] for item in items])
 
-    def _embed(self, items: Sequence[Item], batch_size: int) -> NDArray[np.float32]:
+    def _embed(self, items: Sequence[ModelInput], batch_size: int) -> NDArray[np.float32]:
         images: dict[str | None, PILImage] = {}  # decoded once for the rows that share one
         modalities = self.model.modalities
         vectors = self.model.encode(
@@ -170,9 +184,9 @@ class MMMEBEncoder(AbsEncoder):
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _outline(columns: Iterable[str]) -> Item:
+def _outline(columns: Iterable[str]) -> ModelInput:
     """An item that holds what rows of these columns hold, empty."""
-    return Item(text="" if "text" in columns else None, image="" if "image" in columns else None)
+    return ModelInput(text="" if "text" in columns else None, image="" if "image" in columns else None)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -184,7 +198,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def refuse_unsupported(model: SentenceTransformer, items: Sequence[Item], task: str) -> None:
+def refuse_unsupported(model: SentenceTransformer, items: Sequence[ModelInput], task: str) -> None:
     """Raise where the model would not get all that the rows hold.
 
     Raises:

@@ -19,7 +19,7 @@ Key = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ModelInput:
     """What one row gives the model: a text, an image (path or bytes, and their hash), or both."""
 
     text: str | None = None
@@ -59,7 +59,7 @@ def read_items(
     lang: str,
     prompt_type: PromptType | None,
     style: Style | None,
-) -> list[Item]:
+) -> list[ModelInput]:
     """Rows of mteb as what the model gets.
 
     Args:
@@ -80,53 +80,55 @@ def read_items(
         if kind is None:
             return text
         if style is None:
-            label = kind == "c" and prompt_type == PromptType.document and text is not None
-            return render_label(lang, text) if label else text
+            is_label = kind == "c" and prompt_type == PromptType.document
+            return render_label(lang, text) if is_label and text is not None else text
         render = render_query if prompt_type == PromptType.query else render_target
         return render(kind, lang, text, style=style)
 
     return [_item(rendered(text), image) for text, image in zip(texts, images, strict=True)]
 
 
-def _item(text: str | None, image: dict | None) -> Item:
+def _item(text: str | None, image: dict | None) -> ModelInput:
     if image is None:
-        return Item(text)
+        return ModelInput(text)
     if image["bytes"]:
-        return Item(text, sha256(image["bytes"]).hexdigest(), image["bytes"])
-    return Item(text, file_id(Path(image["path"])), Path(image["path"]))
+        return ModelInput(text, sha256(image["bytes"]).hexdigest(), image["bytes"])
+    return ModelInput(text, file_id(Path(image["path"])), Path(image["path"]))
 
 
-def neighbours(items: Sequence[Item]) -> list[Item]:
+def neighbours(items: Sequence[ModelInput]) -> list[ModelInput]:
     """Distinct items; those that share an image stand together, in the order of first appearance.
 
-    >>> [i.text for i in neighbours([Item("a", "1"), Item("b", "2"), Item("c", "1"), Item("a", "1")])]
+    >>> items = [ModelInput("a", "1"), ModelInput("b", "2"), ModelInput("c", "1"), ModelInput("a", "1")]
+    >>> [item.text for item in neighbours(items)]
     ['a', 'c', 'b']
     """
-    of_image: dict[str | None, dict[Key, Item]] = {}
+    of_image: dict[str | None, dict[Key, ModelInput]] = {}
     for item in items:
         of_image.setdefault(item.image, {}).setdefault(item.key, item)
     return [item for group in of_image.values() for item in group.values()]
 
 
-def blocks(items: Sequence[Item], batch_size: int, batches: int) -> Iterator[list[Item]]:
+def blocks(items: Sequence[ModelInput], batch_size: int, batches: int) -> Iterator[list[ModelInput]]:
     """Items as they go to the model: text-only ones first, many batches at once.
 
     sentence-transformers sorts what it gets by length. That helps texts, which are cut into blocks
     of `batches` batches; it would tear rows of one image apart, so a block of images is one
     batch, and an image's rows are in one batch as long as they fit.
 
-    >>> items = [Item("a", "1"), Item("b"), Item("c", "2"), Item("d", "2"), Item("e", "3")]
+    >>> pairs = [("a", "1"), ("b", None), ("c", "2"), ("d", "2"), ("e", "3")]
+    >>> items = [ModelInput(text, image) for text, image in pairs]
     >>> [[i.text for i in block] for block in blocks(items, 2, 8)]
     [['b'], ['a'], ['c', 'd'], ['e']]
     """
     texts = [item for item in items if item.image is None]
     for start in range(0, len(texts), batch_size * batches):
         yield texts[start : start + batch_size * batches]
-    of_image: dict[str, list[Item]] = {}
+    of_image: dict[str, list[ModelInput]] = {}
     for item in items:
         if item.image is not None:
             of_image.setdefault(item.image, []).append(item)
-    batch: list[Item] = []
+    batch: list[ModelInput] = []
     for group in of_image.values():
         if batch and len(batch) + len(group) > batch_size:
             yield batch
@@ -140,7 +142,7 @@ def blocks(items: Sequence[Item], batch_size: int, batches: int) -> Iterator[lis
 
 
 def model_input(
-    item: Item, decoded: dict[str | None, PILImage] | None = None, modalities: Iterable[Any] = GUESSED
+    item: ModelInput, decoded: dict[str | None, PILImage] | None = None, modalities: Iterable[Any] = GUESSED
 ) -> str | dict[str, Any]:
     """An item as sentence-transformers takes it; the image is RGB.
 
@@ -152,7 +154,7 @@ def model_input(
     Raises:
         ValueError: the image cannot be read.
 
-    >>> model_input(Item("a dog"))
+    >>> model_input(ModelInput("a dog"))
     'a dog'
     """
     if item.source is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmmeb_tasks.models.encoder import MMMEBEncoder
 
 # Made by `make demo` and by `recipes.distill`; no folder of it comes with the package.
-OURS = "xvlm2vec"
+DEFAULT_MODEL = "xvlm2vec"
 
 # Types of checkpoints with one tower for images and one for texts.
 APART = ("align", "altclip", "chinese_clip", "clip", "siglip", "siglip2")
@@ -38,7 +38,7 @@ class Registry(dict[str, ModelMeta]):
         from mmmeb_tasks.models.baselines import BASELINES
 
         super().__init__(known)
-        self.update({meta.name: meta for meta in BASELINES if meta.name not in known})
+        self.update({str(meta.name): meta for meta in BASELINES if meta.name not in known})
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and is_local(name))
@@ -51,7 +51,7 @@ class Registry(dict[str, ModelMeta]):
 
 def is_local(name: str) -> bool:
     """Whether a name can only be a folder, or is one that holds a model."""
-    return name == OURS or name.startswith((".", "/", "~")) or is_model(Path(name))
+    return name == DEFAULT_MODEL or name.startswith((".", "/", "~")) or is_model(Path(name))
 
 
 def is_model(folder: Path) -> bool:
@@ -67,11 +67,11 @@ def folder_meta(folder: Path, *, style: Style = "plain") -> ModelMeta:
     """
     folder = folder.expanduser()
     if not is_model(folder):
-        made = "; `make demo` makes it, so does python -m recipes.distill" if str(folder) == OURS else ""
+        made = "; `make demo` makes it, so does python -m recipes.distill" if str(folder) == DEFAULT_MODEL else ""
         raise ValueError(f"no model in {folder} (no modules.json, no config.json){made}")
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
-    modalities, instructions = declared(folder)
+    modalities, instructions = modalities_from_files(folder)
     return OwnMeta.create_empty(
         overwrites={
             "name": f"local/{folder.resolve().name}",
@@ -87,7 +87,7 @@ def folder_meta(folder: Path, *, style: Style = "plain") -> ModelMeta:
     )
 
 
-def declared(folder: Path) -> tuple[list[str], bool]:
+def modalities_from_files(folder: Path) -> tuple[list[str], bool]:
     """What a folder's model takes by its files, and whether its texts hold instructions.
 
     That is so unless it takes images and texts, and only apart: CLIP and its kin.
@@ -142,7 +142,7 @@ def load_folder(
     model = sentence_transformer(folder, device=device, truncate_dim=embed_dim, **kwargs)
     encoder = MMMEBEncoder(model, name=name, style=style, batch_size=None)
     takes = [m for m in ("text", "image") if model.supports(m)]
-    said, _ = declared(Path(folder))
+    said, _ = modalities_from_files(Path(folder))
     if set(takes) != set(said):
         raise ValueError(
             f"{folder} takes {' and '.join(takes)}, but its files say {' and '.join(said)}; save it anew "

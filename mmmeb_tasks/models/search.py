@@ -6,7 +6,8 @@ Here a model's vectors are kept by content, and one matrix product scores a bloc
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,7 +21,8 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import EncodeKwargs, PromptType
 from numpy.typing import NDArray
 
-from mmmeb_tasks.models.inputs import Item, neighbours, read_items
+from mmmeb_tasks.metadata import MMMEBMetadata
+from mmmeb_tasks.models.inputs import ModelInput, neighbours, read_items
 from mmmeb_tasks.utils.texts import PlainTexts
 
 # The model's similarity may normalise the whole corpus for each block. 7,200 documents: 30 MB.
@@ -53,11 +55,15 @@ def best(
 class Embeds(Protocol):
     """An encoder that reads MMMEB's rows itself and keeps its vectors, as `MMMEBEncoder`."""
 
-    def read(self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None) -> list[Item]:
+    def read(
+        self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None
+    ) -> list[ModelInput]:
         """Rows as what the model gets."""
         ...
 
-    def embed(self, items: Sequence[Item], *, task: str, ahead: Sequence[Item]) -> NDArray[np.float32]:
+    def embed(
+        self, items: Sequence[ModelInput], *, task: str, ahead: Sequence[ModelInput], **kwargs: Any
+    ) -> NDArray[np.float32]:
         """Vectors of items, each distinct one encoded once, with others that share its image."""
         ...
 
@@ -103,13 +109,12 @@ class CandidateSearch:
         """`{query id: {document id: score}}`, the `top_k` best candidates of each query.
 
         Raises:
-            ValueError: no candidates; scores that are no numbers; what the model raises.
+            ValueError: no candidates; scores that are not numbers; what the model raises.
         """
         if top_ranked is None:
             raise ValueError(f"{task_metadata.name} has no candidates (top_ranked); MMMEB ranks these only")
-        facts = {"metadata": task_metadata, "split": hf_split, "lang": hf_subset}
-        query_vectors = self._embed(queries, PromptType.query, **facts, kwargs=encode_kwargs)
-        vectors = self._embed(self.corpus, PromptType.document, **facts, kwargs=encode_kwargs)
+        embed = partial(self._embed, metadata=task_metadata, split=hf_split, lang=hf_subset, kwargs=encode_kwargs)
+        query_vectors, vectors = embed(queries, PromptType.query), embed(self.corpus, PromptType.document)
         documents = self.corpus["id"][:]
         places = {id: place for place, id in enumerate(documents)}
         found: dict[str, dict[str, float]] = {}
@@ -125,7 +130,7 @@ class CandidateSearch:
             block = torch.as_tensor(self.model.similarity(queries[start : start + QUERIES_A_BLOCK], documents))
             scores = block.detach().float().cpu().numpy()
             if np.isnan(scores).any():
-                raise ValueError(f"{int(np.isnan(scores).sum())} scores are no numbers (NaN): the model's fault")
+                raise ValueError(f"{int(np.isnan(scores).sum())} scores are not numbers (NaN); the model returned them")
             yield from scores
 
     def _embed(
@@ -140,17 +145,17 @@ class CandidateSearch:
     ) -> NDArray[np.float32]:
         if isinstance(self.model, Embeds):
             items = self.model.read(rows, metadata, lang, side)
-            ahead: list[Item] = []
+            ahead: list[ModelInput] = []
             if "image" in rows.column_names:  # only rows with an image have anything to share
-                part = "queries" if side == PromptType.query else "corpus"
                 for other, data in self.ahead.items():
-                    ahead += self.model.read(data[part], metadata, other, side)
+                    later = data["queries"] if side == PromptType.query else data["corpus"]
+                    ahead += self.model.read(later, metadata, other, side)
             return self.model.embed(items, task=f"{metadata.name} {lang} {side.value}", ahead=ahead, **kwargs)
-        items = read_items(rows, metadata.kind, lang, side, None)
+        items = read_items(rows, cast(MMMEBMetadata, metadata).kind, lang, side, None)
         if self.mteb_model_meta.use_instructions is not False:
             # The prompt says what a class label is; nothing is known about the side.
-            items = [Item(text, i.image, i.source) for i, text in zip(items, _texts(rows), strict=True)]
-        shared = (metadata.prompt or {}).get(side.value), None if self._sides_alike() else side
+            items = [ModelInput(text, i.image, i.source) for i, text in zip(items, _texts(rows), strict=True)]
+        shared = cast(dict, metadata.prompt or {}).get(side.value), None if self._sides_alike() else side
         new = [item for item in neighbours(items) if (*item.key, *shared) not in self._vectors]
         if new:
             loader: Any = create_dataloader(
@@ -174,7 +179,7 @@ def _texts(rows: Dataset) -> list[str | None]:
     return rows["text"][:] if "text" in rows.column_names else [None] * len(rows)
 
 
-def _table(items: Sequence[Item]) -> Dataset:
+def _table(items: Sequence[ModelInput]) -> Dataset:
     """Items as rows of mteb."""
     columns: dict[str, list] = {"id": [str(number) for number in range(len(items))]}
     features: dict[str, Any] = {"id": Value("string")}
@@ -211,10 +216,11 @@ def searcher(model: MTEBModels, ahead: Mapping[str, RetrievalSplitData]) -> MTEB
     searches = isinstance(model, SearchProtocol) or not isinstance(model, EncoderProtocol)
     if searches or model.mteb_model_meta.similarity_fn_name is ScoringFunction.MAX_SIM:
         return model
+    encoder = cast(EncoderProtocol, model)
     if model not in _KEPT:
-        _KEPT[model] = _Kept(ours=_ours(model))
+        _KEPT[model] = _Kept(ours=_ours(encoder))
     kept = _KEPT[model]
-    return CandidateSearch(kept.ours or model, kept.vectors, ahead)
+    return CandidateSearch(kept.ours or encoder, kept.vectors, ahead)
 
 
 def _ours(model: EncoderProtocol) -> EncoderProtocol | None:

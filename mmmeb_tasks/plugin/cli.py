@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
+from typing import cast
 
 import mteb
 from mteb.abstasks import AbsTask
@@ -22,25 +23,27 @@ from mmmeb_tasks.utils.folders import Destination
 from mmmeb_tasks.utils.texts import markdown_cell, printable
 
 # Why a result is set aside -> the ending of its name.
+# A task whose results are checked before a run, and shown after it.
+Scored = MMMEBRetrieval | AggregateOfLanguages
 ASIDE = {"is cut off": "broken", "was made from other data": "other"}
 
 
-def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+def wrap_run(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
     """mteb's `run`, with a check before and a table after, where tasks of MMMEB are run."""
 
     @wraps(run)
     def checked(args: argparse.Namespace) -> None:
         try:
-            tasks = chosen(args)
+            requested = requested_tasks(args)
             name, revision = model_of(args)
-            tasks = [task for task in tasks if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
+            tasks = [task for task in requested if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
             cache = ResultCache(args.output_folder)
         except ValueError as error:
             sys.exit(f"mteb run: {printable(error)}")
         with ExitStack() as held:
             try:
                 held.enter_context(locked(cache, tasks, name))
-                for task in with_parts(tasks):
+                for task in expand_aggregates(tasks):
                     set_aside(cache, task, name)
             except ValueError as error:
                 sys.exit(f"mteb run: {printable(error)}")
@@ -56,14 +59,14 @@ def around(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Name
 
 
 @contextmanager
-def locked(cache: ResultCache, tasks: Iterable[AbsTask], model: str) -> Iterator[None]:
+def locked(cache: ResultCache, tasks: Iterable[Scored], model: str) -> Iterator[None]:
     """Keep other runs from these tasks of a model: mteb would write one file from both, the last one wins.
 
     Raises:
         ValueError: another run scores one of them into the same folder.
     """
     with ExitStack() as held:
-        for name in sorted({task.metadata.name for task in with_parts(tasks)}):
+        for name in sorted({task.metadata.name for task in expand_aggregates(tasks)}):
             held.enter_context(Destination(_results(cache, model) / name, option="--output-folder").hold())
         yield
 
@@ -84,7 +87,7 @@ def with_folder(create: Callable[[argparse.Namespace], None]) -> Callable[[argpa
     return checked
 
 
-def chosen(args: argparse.Namespace) -> Sequence[AbsTask]:
+def requested_tasks(args: argparse.Namespace) -> Sequence[AbsTask]:
     """The tasks of a benchmark, or the tasks of MMMEB, that a command line asks for.
 
     Raises:
@@ -95,10 +98,12 @@ def chosen(args: argparse.Namespace) -> Sequence[AbsTask]:
         aliases = {alias for benchmark in known.values() for alias in benchmark.aliases or ()}
         _refuse_unknown("benchmark", args.benchmarks, [*known, *aliases])
         return [task for name in args.benchmarks for task in mteb.get_benchmark(name).tasks]
-    return ours(args.tasks or (), args.languages, args.eval_splits)
+    return mmmeb_tasks_among(args.tasks or (), args.languages, args.eval_splits)
 
 
-def ours(names: Sequence[str], languages: Sequence[str] | None, splits: Sequence[str] | None = None) -> list[AbsTask]:
+def mmmeb_tasks_among(
+    names: Sequence[str], languages: Sequence[str] | None, splits: Sequence[str] | None = None
+) -> list[AbsTask]:
     """Those of the named tasks that are of MMMEB, in these languages (three-letter codes; None: all).
 
     Raises:
@@ -135,7 +140,9 @@ def _refuse_languages(tasks: Sequence[type[AbsTask]], asked: set[str]) -> None:
 def _languages(task: type[AbsTask]) -> str:
     if not issubclass(task, MMMEBRetrieval | AggregateOfLanguages):
         return ", ".join(sorted(task.metadata.languages))
-    return ", ".join(f"{codes[0].split('-')[0]} ({lang})" for lang, codes in task.metadata.eval_langs.items())
+    return ", ".join(
+        f"{codes[0].split('-')[0]} ({lang})" for lang, codes in cast(dict, task.metadata.eval_langs).items()
+    )
 
 
 def _refuse_unknown(what: str, asked: Iterable[str], known: Sequence[str]) -> None:
@@ -161,20 +168,23 @@ def model_of(args: argparse.Namespace) -> tuple[str, str | None]:
     registry = sys.modules["mteb.models.get_model_meta"].MODEL_REGISTRY
     if not dict.__contains__(registry, args.model) and is_local(args.model):
         meta = folder_meta(Path(args.model))
-        return meta.name, meta.revision
+        return str(meta.name), meta.revision
     meta = registry.get(args.model)
-    return (meta.name, meta.revision) if meta else (args.model, args.model_revision)
+    return (str(meta.name), meta.revision) if meta else (args.model, args.model_revision)
 
 
-def with_parts(tasks: Iterable[AbsTask]) -> list[AbsTask]:
+def expand_aggregates(tasks: Iterable[Scored]) -> list[Scored]:
     """Tasks, and the tasks of aggregates."""
-    found = []
+    found: list[Scored] = []
     for task in tasks:
-        found += [task, *(task.metadata.tasks if isinstance(task, AggregateOfLanguages) else ())]
+        found += [
+            task,
+            *(cast(list[MMMEBRetrieval], task.metadata.tasks) if isinstance(task, AggregateOfLanguages) else ()),
+        ]
     return found
 
 
-def set_aside(cache: ResultCache, task: MMMEBRetrieval | AggregateOfLanguages, model: str) -> list[Path]:
+def set_aside(cache: ResultCache, task: Scored, model: str) -> list[Path]:
     """Rename a model's results that mteb must not go on with, so that they are made again.
 
     These are files that were cut off while they were written, and scores of other rows than the
@@ -192,7 +202,7 @@ def set_aside(cache: ResultCache, task: MMMEBRetrieval | AggregateOfLanguages, m
     return moved
 
 
-def _fault(path: Path, task: MMMEBRetrieval | AggregateOfLanguages) -> str | None:
+def _fault(path: Path, task: Scored) -> str | None:
     try:
         result = TaskResult.from_disk(path)
     except ValueError:
@@ -209,11 +219,11 @@ def _results(cache: ResultCache, model: str) -> Path:
     return cache.get_task_result_path("task", model, "revision").parents[1]
 
 
-def read(cache: ResultCache, tasks: Iterable[AbsTask], model: str, revision: str | None) -> dict[str, dict[str, float]]:
+def read(cache: ResultCache, tasks: Iterable[Scored], model: str, revision: str | None) -> dict[str, dict[str, float]]:
     """`{task: {language: main score}}` of one model's results on disk; aggregates by their parts."""
     folder = _results(cache, model)
     found: dict[str, dict[str, float]] = {}
-    for task in with_parts(tasks):
+    for task in expand_aggregates(tasks):
         paths = [*folder.glob(f"{revision or '*'}/{task.metadata.name}.json")]
         if isinstance(task, AggregateOfLanguages) or not paths:
             continue

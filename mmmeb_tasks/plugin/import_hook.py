@@ -9,13 +9,17 @@ imports nothing that is not there already (0.3 ms).
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is not loaded at run time
+    from typing import Any
+
 TARGETS = (
     "mteb.tasks",
     "mteb.benchmarks.benchmarks",
     "mteb.models.model_implementations",
     "mteb.cli.build_cli",
 )
-OURS = "mmmeb_tasks."
+PACKAGE_PREFIX = "mmmeb_tasks."
 # What has been imported while a module of ours was half-way, which registering would find half empty.
 WAITING: list[str] = []
 
@@ -37,7 +41,7 @@ def after(name: str) -> None:
     """Register with a module of mteb that has run, once no module of ours is half-way."""
     if name in TARGETS:
         WAITING.append(name)
-    others = [module for key, module in [*sys.modules.items()] if key.startswith(OURS) and key != name]
+    others = [module for key, module in [*sys.modules.items()] if key.startswith(PACKAGE_PREFIX) and key != name]
     while WAITING and not any(map(_is_half, others)):
         register(WAITING.pop(0))
 
@@ -67,9 +71,9 @@ def register(name: str) -> None:
 class AfterImport:
     """A finder that finds what the others find, and acts after the import."""
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         """The spec of one of the four modules or of ours, its loader wrapped; None for all others."""
-        if name not in TARGETS and not name.startswith(OURS):
+        if name not in TARGETS and not name.startswith(PACKAGE_PREFIX):
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
@@ -77,7 +81,8 @@ class AfterImport:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = Loader(spec.loader)
+                    loader: Any = Loader(spec.loader)
+                    spec.loader = loader
                 return spec
         return None
 
@@ -85,17 +90,17 @@ class AfterImport:
 class Loader:
     """A loader that registers after the module has run; in all else the one that it wraps."""
 
-    def __init__(self, loader: object) -> None:
+    def __init__(self, loader: "Any") -> None:
         self.loader = loader
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.loader, name)
 
-    def create_module(self, spec: object) -> object:
+    def create_module(self, spec: "Any") -> "Any":
         """As the wrapped loader."""
         return self.loader.create_module(spec)
 
-    def exec_module(self, module: object) -> None:
+    def exec_module(self, module: "Any") -> None:
         """As the wrapped loader; then register."""
         self.loader.exec_module(module)
         module.__spec__.loader = module.__loader__ = self.loader

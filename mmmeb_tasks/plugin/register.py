@@ -1,8 +1,9 @@
-"""What is added to mteb: tasks, benchmarks, models, and two steps around `mteb run`."""
+"""What is added to mteb: tasks, benchmarks, models, and two steps wrap_run `mteb run`."""
 
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 
 def after(name: str, module: ModuleType) -> None:
@@ -24,7 +25,7 @@ def register_tasks(module: ModuleType) -> None:
     for name, task in ours.items():
         setattr(module, name, task)
     # Not `mteb.get_tasks`, which is the function; still empty while it is being imported.
-    scanned = sys.modules.get("mteb.get_tasks")
+    scanned: Any = sys.modules.get("mteb.get_tasks")
     if scanned is not None and hasattr(scanned, "_TASKS_REGISTRY"):
         new = {name: task for name, task in ours.items() if name not in scanned._TASKS_REGISTRY}
         scanned._TASKS_REGISTRY.update(new)
@@ -43,22 +44,23 @@ def register_benchmarks(module: ModuleType) -> None:
     sys.modules[get_benchmark.__module__]._build_registry.cache_clear()
 
 
-def register_models(module: ModuleType) -> None:
+def register_models(module: Any) -> None:
     """Add the models to `MODEL_REGISTRY`, which then knows local folders, too."""
     from mmmeb_tasks.models.local_folders import Registry
 
     registry = Registry(module.MODEL_REGISTRY)
     before = module.MODEL_REGISTRY
+    known: Any
     for known in [*sys.modules.values()]:
         if getattr(known, "__name__", "").startswith("mteb") and known.__dict__.get("MODEL_REGISTRY") is before:
             known.MODEL_REGISTRY = registry
 
 
-def register_command(module: ModuleType) -> None:
+def register_command(module: Any) -> None:
     """Check names before `mteb run` loads a model, and print a table after it; name a card's folder."""
-    from mmmeb_tasks.plugin.cli import around, with_folder
+    from mmmeb_tasks.plugin.cli import with_folder, wrap_run
 
-    module.run = around(module.run)
+    module.run = wrap_run(module.run)
     module._create_meta = with_folder(module._create_meta)
 
 

@@ -23,6 +23,7 @@ def shared(name: str) -> ModuleType:
     if own not in sys.modules:
         folder = SOURCE / name
         spec = spec_from_file_location(own, folder / "__init__.py" if folder.is_dir() else f"{folder}.py")
+        assert spec is not None and spec.loader is not None, f"{folder} is missing"
         sys.modules[own] = module_from_spec(spec)
         spec.loader.exec_module(sys.modules[own])
     return sys.modules[own]

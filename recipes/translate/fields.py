@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from mmmeb_tasks.instructions import OURS, PUBLISHED
+from mmmeb_tasks.instructions import EXTRA_INSTRUCTIONS, PUBLISHED
 
 from .languages import language
 from .repair import mark_class, repair_end, strip_artefact
@@ -59,7 +59,7 @@ def instruction_table() -> dict[str, dict[str, str]]:
     """
     table: dict[str, dict[str, str]] = {}
     for kind, published in PUBLISHED.items():
-        known = published | OURS.get(kind, {})
+        known = published | EXTRA_INSTRUCTIONS.get(kind, {})
         for side in (0, 1):
             english = known["en"][side]
             if english != "{x}":
