@@ -14,11 +14,10 @@ import pytest
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.translate import command as translate
 from recipes.translate import translation_memory as memory_file
-from recipes.translate.batches import padding_waste, plan_batches
 from recipes.translate.dictionary import Dictionary, mini_dictionary
 from recipes.translate.merge import Merged
 from recipes.translate.report import SUBSETS, tables
-from recipes.translate.schedule import translate_batch
+from recipes.translate.schedule import padding_waste, plan_batches, translate_batch
 from recipes.translate.translation_memory import Memory, read_memory, write_whole
 from xvlm2vec_st.data.corpus import ParallelRow, read_parallel
 from xvlm2vec_st.data.dataset import load_parallel
@@ -369,7 +368,7 @@ def test_a_text_beyond_the_translators_length_is_refused_and_the_others_are_not(
         (["--languages", "en"], "English is the source"),
         (["--languages", "it", "it"], "listed twice"),
         (["--shard", "5/4"], "--shard 5/4: give K/N"),
-        (["--columns", "caption"], "--columns caption: give OURS=THEIRS"),
+        (["--columns", "caption"], "--columns caption: pass OURS=THEIRS"),
         (["--shard", "1/2", "--overwrite"], "would drop the other shards' work"),
         (["--memory", "nowhere"], "nowhere: no such memory"),
     ],

@@ -28,7 +28,7 @@ from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.models.local_folders import folder_meta, is_local, load_folder
-from mmmeb_tasks.plugin.cli import mmmeb_tasks_among, set_aside
+from mmmeb_tasks.plugin.cli import expand_aggregates, mmmeb_tasks_among, set_aside
 from mmmeb_tasks.retrieval import MMMEBRetrieval, lost_modalities, refuse_lost_modality
 from xvlm2vec_st.utils.folders import Destination, expanded, whole_file
 from xvlm2vec_st.utils.texts import printable
@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     for style in styles:
         if style not in STYLES:
             raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
-    tasks = [t for t in with_parts(mmmeb_tasks_among(args.tasks, args.languages)) if isinstance(t, MMMEBRetrieval)]
+    requested = expand_aggregates(mmmeb_tasks_among(args.tasks, args.languages))
+    tasks = [task for task in requested if isinstance(task, MMMEBRetrieval)]
     if not tasks:
         raise ValueError(f"none of {', '.join(args.tasks)} is a task of MMMEB")
     metas = {name: meta_of(name) for name in args.models}

