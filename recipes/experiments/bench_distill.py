@@ -150,7 +150,7 @@ def measured(folder: str, rows: list[dict], repeats: int) -> list[list[str]]:
     cells = []
     for name, cost in spent.items():
         one = spent["shared"]
-        peak = "not measured" if cost.peak is None else f"{cost.peak / 2**20:.0f}"
+        peak = "–" if cost.peak is None else f"{cost.peak / 2**20:.0f}"
         differ = difference(adapter_base if name == "adapter" else base, found[name])
         ratios = [
             f"{cost.seconds:.2f}",

@@ -95,7 +95,7 @@ HEADER = (
 
 def said(stock: Cost, shared: Cost) -> list[str]:
     """Two costs as cells."""
-    peak = f"{shared.peak / stock.peak:.2f}" if stock.peak and shared.peak is not None else "not measured"
+    peak = f"{shared.peak / stock.peak:.2f}" if stock.peak and shared.peak is not None else "–"
     ratios = [f"{stock.seconds / shared.seconds:.2f}", f"{stock.flops / shared.flops:.2f}"]
     return [f"{stock.seconds:.2f}", f"{shared.seconds:.2f}", *ratios, peak]
 

@@ -1,28 +1,22 @@
-"""What the full run takes: tokens, operations, hours and memory, counted, for 1 to 64 GPUs.
+"""What the full run takes: tokens, operations, memory, and hours at a rate, for 1 to 64 GPUs.
 
-    python -m recipes.experiments.scale --document docs/scale.md                      # at the rate measured here
-    python -m recipes.experiments.scale --rate 400 --device "H100, 400 TFLOP/s"       # at a rate that you measured
+    python -m recipes.experiments.scale                                               # tokens and operations
+    python -m recipes.experiments.scale --rate 400 --device "H100, 400 TFLOP/s"       # hours at a rate that you measured
 
-Operations are those of a formula over the published geometry, which tests/test_distill_scale.py holds
-against a count of the operations that a small model of the same kind really does. The rate is that of
-a training step of that small model on this machine's device, unless one is given.
+The operations follow a formula over the published geometry. tests/test_distill_scale.py compares the formula with
+the operations that PyTorch counts on a small model of the same kind.
 """
 
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, build
-from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.phi3v import Phi3VConfig
 
 from ..shared.command import parser_of, run
-from .bench_distill import corpus
-from .bench_model import write_checkpoint
-from .measure import costs, device_name, replace_section, stamp, table
+from .measure import replace_section, table
 
 PAIRS, LANGUAGES = 724_000, 4  # METHOD, section 2; four translations a text
 IMAGE_TOKENS = 757  # 1344 x 1344 pixels at num_crops 4
@@ -103,21 +97,6 @@ class Row:
         return 3 * self.languages * row, self.languages * (student + forward + seeing)
 
 
-def measured_rate() -> float:
-    """Operations a second of a training step of the small model on this device."""
-    with tempfile.TemporaryDirectory() as folder:
-        built = str(build(write_checkpoint(Path(folder) / "raw", "tiny"), Path(folder) / "model"))
-        student, teacher = (SentenceTransformer(built) for _ in range(2))
-        loss = MultilingualDistillationLoss(student, teacher)
-        collate = ParallelCollator(student.preprocess, languages=("it", "es", "fr", "de"), shared=True)
-        features = {
-            key.removeprefix("texts_"): value.to(student.device) if hasattr(value, "to") else value
-            for key, value in collate(corpus(Path(folder), 2)).items()
-        }
-        cost = costs({"step": lambda: sum(loss([features]).values()).backward()}, repeats=3)["step"]
-    return cost.flops / cost.seconds
-
-
 def memory(weights: int, gpus: int, *, trained: int, teacher: bool) -> float:
     """GB a GPU of weights, gradients and Adam in shards, and of the frozen teacher in bf16.
 
@@ -131,8 +110,8 @@ def memory(weights: int, gpus: int, *, trained: int, teacher: bool) -> float:
     return (own / gpus + (2 * weights if teacher else 0)) / 1e9
 
 
-def plan(row: Row, rate: float) -> list[list[str]]:
-    """The table's rows: each route at the rate, with perfect scaling."""
+def plan(row: Row, rate: float | None) -> list[list[str]]:
+    """The table's rows: each route, with hours at the rate (FLOP/s), if there is one, and perfect scaling."""
     geometry = Geometry.of(Phi3VConfig())
     count = PAIRS // row.languages
     cells = []
@@ -142,33 +121,30 @@ def plan(row: Row, rate: float) -> list[list[str]]:
         ("published loop", row.published, 4, True),
     ):
         tokens, flops = route(geometry, passes, vision)
-        hours = [f"{count * flops / (rate * gpus) / 3600:,.1f}" for gpus in GPUS]
+        hours = [f"{count * flops / (rate * gpus) / 3600:,.1f}" for gpus in GPUS] if rate else []
         cells.append([name, f"{count * tokens:.2e}", f"{count * flops:.2e}", *hours])
     return cells
 
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
-    """Count, measure, print and, where asked for, keep; returns the table's rows."""
+    """Count, print, and write the table to a document if asked to; returns the table's rows."""
     parser = parser_of(__doc__)
-    parser.add_argument("--text", type=int, default=30, help="tokens a text")
-    parser.add_argument("--rate", type=float, help="TFLOP/s a GPU; default: measured on this machine")
-    parser.add_argument("--device", help="what the rate was measured on; needed with --rate")
-    parser.add_argument("--document", type=Path, help="the document to keep the table in")
+    parser.add_argument("--text", type=int, default=30, help="tokens per text")
+    parser.add_argument("--rate", type=float, help="TFLOP/s per GPU, for a table of hours")
+    parser.add_argument("--device", help="what the rate belongs to; needed with --rate")
+    parser.add_argument("--document", type=Path, help="the document to write the table to")
     args = parser.parse_args(argv)
     if (args.rate is None) != (args.device is None):
         raise ValueError("--rate and --device go together: a rate is that of a device")
-    rate = args.rate * 1e12 if args.rate else measured_rate()
-    device = args.device or f"{device_name()}, {rate / 1e12:.3f} TFLOP/s, measured"
-    found = table(HEADER, plan(Row(args.text), rate))
-    text = f"At the rate of one {device}:\n\n{found}"
+    rows = plan(Row(args.text), args.rate and args.rate * 1e12)
+    text = table(HEADER if args.rate else HEADER[:3], rows)
+    if args.rate:
+        text = f"At the rate of one {args.device}:\n\n{text}"
     print(text)
     if args.document:
         command = "python -m recipes.experiments.scale " + shlex.join(sys.argv[1:] if argv is None else argv)
-        if args.rate:  # nothing of this machine is in it
-            replace_section(args.document, "scale given", f"    {command}\n\n{text}")
-        else:
-            replace_section(args.document, "scale measured", f"{stamp(command)}\n{text}")
-    return plan(Row(args.text), rate)
+        replace_section(args.document, "scale given", f"    {command}\n\n{text}")
+    return rows
 
 
 if __name__ == "__main__":
