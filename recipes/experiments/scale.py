@@ -1,7 +1,7 @@
 """What the full run takes: tokens, operations, memory, and hours at a rate, for 1 to 64 GPUs.
 
     python -m recipes.experiments.scale                                               # tokens and operations
-    python -m recipes.experiments.scale --rate 400 --device "H100, 400 TFLOP/s"       # hours at a rate that you measured
+    python -m recipes.experiments.scale --rate 400 --device "H100, 400 TFLOP/s"   # hours at a rate that you measured
 
 The operations follow a formula over the published geometry. tests/test_distill_scale.py compares the formula with
 the operations that PyTorch counts on a small model of the same kind.

@@ -151,7 +151,7 @@ def taught(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list
         languages=list(LANGUAGES),
         eval_rows=0,
         distance_metric=args.distance_metric,
-        teacher_cache=str(place.work / "targets"),
+        cache=str(place.work / "targets"),
         muon_learning_rate=args.muon_learning_rate or None,
     )
     training = DistillTrainingArguments(
