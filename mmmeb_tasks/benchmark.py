@@ -69,16 +69,16 @@ class AggregateOfLanguages(AbsTaskAggregate):
 
     def task_results_to_scores(self, task_results: list[TaskResult]) -> dict[str, Mapping[str, Mapping[str, Any]]]:
         """Split -> language -> main score, and the score of each task that has the language."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
+        scores: dict[str, dict[str, dict[str, Any]]] = {}
         rows: dict[tuple[str, str], list[str | None]] = {}
         for result in task_results:
             for split, entries in result.scores.items():
                 for entry in entries:
-                    of_language = found.setdefault(split, {}).setdefault(entry["hf_subset"], {})
+                    of_language = scores.setdefault(split, {}).setdefault(entry["hf_subset"], {})
                     of_language[result.task_name] = float(entry["main_score"])
                     rows.setdefault((split, entry["hf_subset"]), []).append(entry.get("data_sha256"))
         main = self.metadata.main_score
-        for split, languages in found.items():
+        for split, languages in scores.items():
             for language in [*languages]:
                 if language not in self.hf_subsets:
                     del languages[language]
@@ -86,7 +86,7 @@ class AggregateOfLanguages(AbsTaskAggregate):
                 mean = float(np.mean([*languages[language].values()]))
                 languages[language] |= {main: mean, "main_score": mean}
                 languages[language]["data_sha256"] = _together(rows[split, language])
-        return {**found}
+        return {**scores}
 
 
 def _together(hashes: Iterable[str | None]) -> str | None:

@@ -133,7 +133,7 @@ def render_target(kind: Kind, lang: str, text: str | None = None, *, style: Styl
     if style == "newline" and "{x}" in template:
         finish = _punct  # only what goes with an image ends in a line break
     # A query is filled before it is punctuated, a target after: hence ".." in targets whose own
-    # text ends in ".". The reported figures were made so.
+    # text ends in ".". The reported figures use this.
     return _fill(finish(template, "."), text, f"{kind} target")
 
 

@@ -263,7 +263,7 @@ def test_the_authors_file_is_read_and_its_suspicious_pairs_are_counted(folder, c
 
 def test_the_authors_language_must_be_told(folder):
     path = authors_file(folder, [{"id": "1", "text_en": "a dog", "text_lang": "un cane"}])
-    with pytest.raises(ValueError, match="line 1, id '1': the language of text_lang is not told; pass --source"):
+    with pytest.raises(ValueError, match="line 1, id '1': the language of text_lang is unknown; pass --source"):
         read_sources([str(path)], Options(languages=["it", "de"]))
     (row,) = read_sources([str(path)], Options(languages=["it", "de"], source_language="it"))
     assert row.translations == {"it": "un cane"}

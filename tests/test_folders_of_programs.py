@@ -251,7 +251,7 @@ def test_a_report_replaces_no_file_that_another_program_wrote(tmp_path, name):
 
 
 def test_a_report_is_locked_and_goes_where_a_folder_can_be(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "ours", lambda *args: [])
+    monkeypatch.setattr(evaluate, "mmmeb_tasks_among", lambda *args: [])
     monkeypatch.setattr(evaluate, "expand_aggregates", lambda tasks: [SimpleNamespace()])
     monkeypatch.setattr(evaluate, "MMMEBRetrieval", SimpleNamespace)
     monkeypatch.setattr(evaluate, "meta_of", lambda name: None)

@@ -235,7 +235,7 @@ def unfinished_work(path: Path) -> object:
 
 
 READERS = {
-    "run.json": Reader("run.json", SETTINGS, work_of_a_translation, 1.0, ("was begun otherwise",)),
+    "run.json": Reader("run.json", SETTINGS, work_of_a_translation, 1.0, ("was started with other settings",)),
     "arguments.json": Reader("arguments.json", SETTINGS, unfinished_work, 1.0, ("out.partial",)),
     "load_parallel": Reader("corpus.jsonl", ROWS, loaded, 0.25),
     "stream": Reader("corpus.jsonl", ROWS, stream),

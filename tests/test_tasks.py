@@ -179,7 +179,7 @@ def test_results_of_other_rows_are_set_aside_and_those_of_the_same_are_not(
     lines = [json.dumps(row | {"captions": row["captions"][::-1]}) for row in rows]  # another gold
     path.write_text("\n".join(lines) + "\n", "utf-8")
     assert aside() == {"MMMEB.json.other", "XTD10I2TRanking.json.other"}
-    assert "XTD10I2TRanking.json was made from other data; kept as" in capsys.readouterr().err
+    assert "XTD10I2TRanking.json is of other data; kept as" in capsys.readouterr().err
     second = run()
     assert (second["XTD10I2TRanking"], second["main_score"]) == (0.0, 0.8) and aside() == set()
     part = cache.load_task_result("XTD10I2TRanking", encoder.mteb_model_meta).scores["test"][0]

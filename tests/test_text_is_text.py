@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from mmmeb_tasks.mini.tasks import MiniClassification
 from mmmeb_tasks.models.baselines import multilingual_clip
 from mmmeb_tasks.models.encoder import MMMEBEncoder
-from mmmeb_tasks.models.inputs import Item, model_input
+from mmmeb_tasks.models.inputs import ModelInput, model_input
 from mmmeb_tasks.models.search import searcher
 from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer
 from xvlm2vec_st.data.collator import ParallelCollator
@@ -103,9 +103,9 @@ def test_among_held_out_rows(model, text, server):
 
 
 def test_in_a_benchmark(model, text, server):
-    vectors = MMMEBEncoder(model, show_progress=False).embed([Item(text), Item("a dog")], task="a task")
+    vectors = MMMEBEncoder(model, show_progress=False).embed([ModelInput(text), ModelInput("a dog")], task="a task")
     assert np.abs(vectors[0] - as_words(model, text)).max() < 1e-5
-    assert model_input(Item("a dog")) == "a dog"
+    assert model_input(ModelInput("a dog")) == "a dog"
     assert not server.asked
 
 
@@ -161,7 +161,7 @@ def test_by_a_model_of_texts_alone_which_need_not_know_dicts(text, server):
     words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "dog": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
     static = SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)], device="cpu")
-    vectors = MMMEBEncoder(static, show_progress=False).embed([Item(text), Item("a dog")], task="a task")
+    vectors = MMMEBEncoder(static, show_progress=False).embed([ModelInput(text), ModelInput("a dog")], task="a task")
     assert np.array_equal(vectors, static.encode([text, "a dog"]))
     assert not server.asked
 

@@ -206,12 +206,12 @@ def test_shards_that_were_killed_are_made_up_by_the_merging_run(english, whole, 
 def test_another_corpus_or_translator_does_not_go_on_with_a_work_folder(english, tmp_path):
     out = tmp_path / "parallel.jsonl"
     translate.main([*words(english, out), "--shard", "1/2"], counting())
-    with pytest.raises(ValueError, match="was begun otherwise .translator 'counting' -> 'cldr'.*--memory"):
+    with pytest.raises(ValueError, match="was started with other settings .translator 'counting' -> 'cldr'.*--memory"):
         translate.main([*words(english, out), "--translator", "cldr"])
     lines = english.read_text("utf-8").splitlines(keepends=True)
     other = english.with_name("other.jsonl")
     other.write_text("".join(lines[:20]), "utf-8")
-    with pytest.raises(ValueError, match="was begun otherwise .corpus it"):
+    with pytest.raises(ValueError, match="was started with other settings .corpus it"):
         translate.main(words(other, out), counting())
     known = len(read_memory([tmp_path / "parallel.jsonl.work"]))
     translator = counting()

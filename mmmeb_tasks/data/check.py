@@ -129,13 +129,13 @@ def _kind_of(message: str) -> str:
 
 
 def _compare(expected: Published, report: Report) -> None:
-    for what, (least, most), found in (
+    for what, (least, most), actual in (
         ("queries", expected.queries, (report.queries + report.skipped,) * 2),
         ("candidates a query", expected.candidates, report.candidates),
     ):
-        if report.queries and not (least <= found[0] and found[1] <= most):
+        if report.queries and not (least <= actual[0] and actual[1] <= most):
             wanted = str(most) if least == most else f"{least} to {most}"
-            have = str(found[0]) if found[0] == found[1] else f"{found[0]} to {found[1]}"
+            have = str(actual[0]) if actual[0] == actual[1] else f"{actual[0]} to {actual[1]}"
             report.add(f"not the published number of {what}", f"{have}, published: {wanted}")
     if not report.queries:
         report.add("no row with a query", report.path.name)

@@ -83,7 +83,7 @@ def _both_ways() -> str:
 
 
 def unpacked(source: Path, *, revision: str) -> Path:
-    """The folder of the published layout made of a folder with datasets/ and images.zip.
+    """The folder in the published layout, from a folder with datasets/ and images.zip.
 
     Each image appears whole or not at all, its checksum compared; the folder appears when all
     are there. A run that was broken off is continued; a second process waits for the first.

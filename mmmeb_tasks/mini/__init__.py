@@ -1,6 +1,6 @@
-"""The mini world: MMMEB in small, made of emoji and the names people gave them; all of it bundled."""
+"""The mini world: MMMEB in small, of emoji and the names that people gave them; bundled."""
 
 from pathlib import Path
 
-#: The bundled English-only embedder, a sentence-transformers folder; its card tells how it was made.
+#: The bundled English-only embedder, a sentence-transformers folder; its card has the command that trained it.
 TEACHER = Path(__file__).parent / "teacher"

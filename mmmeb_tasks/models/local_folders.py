@@ -60,15 +60,15 @@ def is_model(folder: Path) -> bool:
 
 
 def folder_meta(folder: Path, *, style: Style = "plain") -> ModelMeta:
-    """A local folder as a model of mteb, nothing of it loaded; its revision is made from its files.
+    """A local folder as a model of mteb, nothing of it loaded; its revision is a hash of its files.
 
     Raises:
         ValueError: no model in the folder; an unknown style.
     """
     folder = folder.expanduser()
     if not is_model(folder):
-        made = "; `make demo` makes it, so does python -m recipes.distill" if str(folder) == DEFAULT_MODEL else ""
-        raise ValueError(f"no model in {folder} (no modules.json, no config.json){made}")
+        hint = "; xvlm2vec demo writes it" if str(folder) == DEFAULT_MODEL else ""
+        raise ValueError(f"no model in {folder} (no modules.json, no config.json){hint}")
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
     modalities, instructions = modalities_from_files(folder)

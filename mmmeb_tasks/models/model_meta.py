@@ -1,4 +1,4 @@
-"""What results are filed under: a model's name, and a revision made from its weights."""
+"""What results are filed under: a model's name, and a revision that is a hash of its weights."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from mmmeb_tasks.instructions import Style
 def model_meta(
     model: SentenceTransformer, *, name: str | None, style: Style = "plain", instructions: bool = True
 ) -> ModelMeta:
-    """What mteb files results under: name, a revision made from the weights, and modalities."""
+    """What mteb files results under: name, a hash of the weights as revision, and modalities."""
     name = name or model_name(model)
     return ModelMeta.create_empty(
         overwrites={

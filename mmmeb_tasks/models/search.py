@@ -117,12 +117,12 @@ class CandidateSearch:
         query_vectors, vectors = embed(queries, PromptType.query), embed(self.corpus, PromptType.document)
         documents = self.corpus["id"][:]
         places = {id: place for place, id in enumerate(documents)}
-        found: dict[str, dict[str, float]] = {}
+        results: dict[str, dict[str, float]] = {}
         for id, scores in zip(queries["id"][:], self._scores(query_vectors, vectors), strict=True):
             own = np.fromiter(map(places.__getitem__, top_ranked[id]), np.int64)
             ranked = best(scores, own, top_k)
-            found[id] = {documents[place]: float(score) for place, score in zip(*ranked, strict=True)}
-        return found
+            results[id] = {documents[place]: float(score) for place, score in zip(*ranked, strict=True)}
+        return results
 
     def _scores(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Scores of the whole corpus for one query after another, as the model compares."""

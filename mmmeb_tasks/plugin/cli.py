@@ -25,7 +25,7 @@ from mmmeb_tasks.utils.texts import markdown_cell, printable
 # Why a result is set aside -> the ending of its name.
 # A task whose results are checked before a run, and shown after it.
 Scored = MMMEBRetrieval | AggregateOfLanguages
-ASIDE = {"is cut off": "broken", "was made from other data": "other"}
+ASIDE = {"is cut off": "broken", "is of other data": "other"}
 
 
 def wrap_run(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
@@ -175,20 +175,20 @@ def model_of(args: argparse.Namespace) -> tuple[str, str | None]:
 
 def expand_aggregates(tasks: Iterable[Scored]) -> list[Scored]:
     """Tasks, and the tasks of aggregates."""
-    found: list[Scored] = []
+    expanded: list[Scored] = []
     for task in tasks:
-        found += [
+        expanded += [
             task,
             *(cast(list[MMMEBRetrieval], task.metadata.tasks) if isinstance(task, AggregateOfLanguages) else ()),
         ]
-    return found
+    return expanded
 
 
 def set_aside(cache: ResultCache, task: Scored, model: str) -> list[Path]:
-    """Rename a model's results that mteb must not go on with, so that they are made again.
+    """Rename a model's results that mteb must not go on with, so that mteb computes them again.
 
     These are files that were cut off while they were written, and scores of other rows than the
-    data folder holds now: mteb itself does not ask what a finished result was made from.
+    data folder holds now: mteb itself does not ask which data a finished result is of.
 
     Raises:
         ValueError: there are results, and no data to compare with.
@@ -197,7 +197,7 @@ def set_aside(cache: ResultCache, task: Scored, model: str) -> list[Path]:
     for path in _results(cache, model).rglob(f"{task.metadata.name}.json"):
         if fault := _fault(path, task):
             kept = path.replace(path.with_suffix(f".json.{ASIDE[fault]}"))
-            sys.stderr.write(f"mmmeb_tasks: {path} {fault}; kept as {kept.name}, and made again\n")
+            sys.stderr.write(f"mmmeb_tasks: {path} {fault}; kept as {kept.name}, and computed again\n")
             moved.append(kept)
     return moved
 
@@ -210,7 +210,7 @@ def _fault(path: Path, task: Scored) -> str | None:
     for entry in (entry for entries in result.scores.values() for entry in entries):
         now = task.data_hash(entry["hf_subset"])
         if now not in (None, entry.get("data_sha256")):
-            return "was made from other data"
+            return "is of other data"
     return None
 
 
@@ -222,7 +222,7 @@ def _results(cache: ResultCache, model: str) -> Path:
 def read(cache: ResultCache, tasks: Iterable[Scored], model: str, revision: str | None) -> dict[str, dict[str, float]]:
     """`{task: {language: main score}}` of one model's results on disk; aggregates by their parts."""
     folder = _results(cache, model)
-    found: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for task in expand_aggregates(tasks):
         paths = [*folder.glob(f"{revision or '*'}/{task.metadata.name}.json")]
         if isinstance(task, AggregateOfLanguages) or not paths:
@@ -230,8 +230,8 @@ def read(cache: ResultCache, tasks: Iterable[Scored], model: str, revision: str 
         newest = max(paths, key=lambda path: path.stat().st_mtime)
         for entry in TaskResult.from_disk(newest).scores.get("test", ()):
             if entry["hf_subset"] in task.hf_subsets:
-                found.setdefault(task.metadata.name, {})[entry["hf_subset"]] = entry["main_score"]
-    return found
+                scores.setdefault(task.metadata.name, {})[entry["hf_subset"]] = entry["main_score"]
+    return scores
 
 
 def table(results: dict[str, dict[str, float]], *, title: str) -> str:

@@ -217,8 +217,8 @@ def score(run: Run, task: MMMEBRetrieval, out: Path, *, batch_size: int) -> list
         encode_kwargs={"batch_size": batch_size},
         prediction_folder=folder,
     )
-    found = _read(predictions)
-    return [cell(run, task, language, found[language]["test"]) for language in task.hf_subsets]
+    query_scores = _read(predictions)
+    return [cell(run, task, language, query_scores[language]["test"]) for language in task.hf_subsets]
 
 
 def _languages_done(result: Path) -> set[str]:
@@ -233,12 +233,12 @@ def _read(path: Path) -> dict[str, dict]:
         return {}
 
 
-def cell(run: Run, task: MMMEBRetrieval, language: str, found: dict[str, dict[str, float]]) -> Cell:
+def cell(run: Run, task: MMMEBRetrieval, language: str, query_scores: dict[str, dict[str, float]]) -> Cell:
     """One model, task and language: for each query, the rank of the right answer and the first one."""
     gold = task.dataset[language]["test"]["relevant_docs"]
     ranks: dict[str, int | None] = {}
     first: dict[str, str] = {}
-    for query, scores in found.items():
+    for query, scores in query_scores.items():
         # Of equal scores the greater id is first, as mteb has it.
         order = sorted(scores, key=lambda document: (scores[document], document), reverse=True)
         right = next(iter(gold[query]))

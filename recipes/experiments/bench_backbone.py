@@ -3,7 +3,7 @@
     python -m recipes.experiments.bench_backbone --document docs/performance.md     # one GPU with 16 GB or more
     python -m recipes.experiments.bench_backbone --geometry tiny                    # any machine, in a minute
 
-Random weights, bf16 on a GPU and fp32 on a CPU, made on the device; no file of 8 GB. An image of
+Random weights, bf16 on a GPU and fp32 on a CPU, created on the device, without a file of 8 GB. An image of
 1344 x 1344 pixels at num_crops 4 is 757 tokens, the authors' training size. Seconds are the best of
 several runs. The published geometry needs a GPU.
 """
@@ -45,7 +45,7 @@ def attentions() -> list[str]:
 
 
 def random_embedder(geometry: str, attention: str, device: str) -> SentenceTransformer:
-    """Random weights of that geometry, made on the device, under sentence-transformers.
+    """Random weights of that geometry, created on the device, under sentence-transformers.
 
     sentence-transformers wants a folder: it gets a tiny model's, whose weights are then replaced.
     """
@@ -80,12 +80,12 @@ def measure(model: SentenceTransformer, rows: list[dict[str, Any]], repeats: int
     vectors = encode()
     if not torch.isfinite(vectors).all():
         raise ValueError("the model gives vectors that are not finite; nothing to measure")
-    found = costs({"encode": encode, "forward": forward}, repeats=repeats)
-    peak = found["encode"].peak
+    spent = costs({"encode": encode, "forward": forward}, repeats=repeats)
+    peak = spent["encode"].peak
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
     return [
         str(features["input_ids"].shape[1]),
-        *(f"{len(rows) / found[name].seconds:.2f}" for name in ("encode", "forward")),
+        *(f"{len(rows) / spent[name].seconds:.2f}" for name in ("encode", "forward")),
         f"{weights / GIB:.2f}",
         "–" if peak is None else f"{peak / GIB:.2f}",
     ]
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
             cells = measure(model, inputs(size), args.repeats)
             rows.append([args.geometry, attention, str(size), *cells])
             print(table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
-        del model  # before the next one is made: two do not fit 16 GB
+        del model  # before the next one is created: two do not fit 16 GB
 
     if args.document:
         said = " ".join(sys.argv[1:] if argv is None else argv)

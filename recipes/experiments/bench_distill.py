@@ -42,7 +42,7 @@ HEADER = ("s", "times slower", "FLOPs", "times more FLOPs", "peak, MB", "gradien
 def corpus(folder: Path, rows: int) -> list[dict[str, Any]]:
     """Rows of 20 to 60 byte tokens in each language, an image each."""
     rng, noise = random.Random(0), np.random.default_rng(0)
-    found = []
+    lines = []
 
     def text() -> str:
         return "x".join(str(rng.randrange(1000)) for _ in range(rng.randint(5, 15)))
@@ -51,8 +51,8 @@ def corpus(folder: Path, rows: int) -> list[dict[str, Any]]:
         image = folder / f"{number}.png"
         Image.fromarray(noise.integers(0, 255, (336, 336, 3), np.uint8)).save(image)
         texts = {code: text() for code in (SOURCE, *LANGUAGES)}
-        found.append({"id": str(number), "image": str(image), **texts})
-    return found
+        lines.append({"id": str(number), "image": str(image), **texts})
+    return lines
 
 
 def pairs(rows: Sequence[dict[str, Any]]) -> tuple[list[dict], list[dict]]:
@@ -145,13 +145,13 @@ def measured(folder: str, rows: list[dict], repeats: int) -> list[list[str]]:
     }
     base = gradients(student, routes["published"][1])
     adapter_base = gradients(adapted, lambda: published(twin, teacher, rows))
-    found = {name: gradients(model, run) for name, (model, run, _) in routes.items()}
+    all_gradients = {name: gradients(model, run) for name, (model, run, _) in routes.items()}
     spent = costs({name: run for name, (_, run, _) in routes.items()}, repeats=repeats)
     cells = []
     for name, cost in spent.items():
         one = spent["shared"]
         peak = "–" if cost.peak is None else f"{cost.peak / 2**20:.0f}"
-        differ = difference(adapter_base if name == "adapter" else base, found[name])
+        differ = difference(adapter_base if name == "adapter" else base, all_gradients[name])
         ratios = [
             f"{cost.seconds:.2f}",
             f"{cost.seconds / one.seconds:.2f}",

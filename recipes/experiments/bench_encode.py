@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         stock, ours = sentence_transformers.SentenceTransformer(built), SentenceTransformer(built)
         for name, (images, texts, alone) in CASES.items():
             given = inputs(images, texts, alone, seed=len(name))
-            found, difference = compare(stock, ours, given, batch_size=args.batch_size, repeats=args.repeats)
-            rows.append([name, *said(found["stock"], found["shared"]), f"{difference:.0e}"])
+            spent, difference = compare(stock, ours, given, batch_size=args.batch_size, repeats=args.repeats)
+            rows.append([name, *cost_cells(spent["stock"], spent["shared"]), f"{difference:.0e}"])
             print(table(["", *HEADER], rows[-1:]).splitlines()[-1], flush=True)
     text = table(["", *HEADER], rows)
     print(text)
@@ -93,7 +93,7 @@ HEADER = (
 )
 
 
-def said(stock: Cost, shared: Cost) -> list[str]:
+def cost_cells(stock: Cost, shared: Cost) -> list[str]:
     """Two costs as cells."""
     peak = f"{shared.peak / stock.peak:.2f}" if stock.peak and shared.peak is not None else "–"
     ratios = [f"{stock.seconds / shared.seconds:.2f}", f"{stock.flops / shared.flops:.2f}"]

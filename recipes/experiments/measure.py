@@ -101,8 +101,9 @@ def device_name() -> str:
 def stamp(command: str) -> str:
     """Date, device, versions and command of a measurement."""
     # torch names its build (+cpu, +cu130) in `__version__`; its metadata may leave the build out.
-    found = {"torch": torch.__version__} | {name: version(name) for name in ("transformers", "sentence-transformers")}
-    versions = ", ".join(f"{name} {number}" for name, number in found.items())
+    names = ("transformers", "sentence-transformers")
+    packages = {"torch": torch.__version__} | {name: version(name) for name in names}
+    versions = ", ".join(f"{name} {number}" for name, number in packages.items())
     return f"{date.today()}, {device_name()}, {versions}:\n\n    {command}\n"
 
 

@@ -50,12 +50,12 @@ def default_model() -> str:
 def all_names(languages: Sequence[str]) -> list[dict[str, str]]:
     """What CLDR names in all `languages`: language → name; one entry an English name."""
     world = load_world(languages)
-    found = [{code: world.name(n, code) for code in languages} for n in range(len(world.concepts))]
+    entries = [{code: world.name(n, code) for code in languages} for n in range(len(world.concepts))]
     for kind in KINDS:
         tables = {code: getattr(Locale(code), kind) for code in languages}
         keys = sorted(set.intersection(*map(set, tables.values())))
-        found += [{code: tables[code][key] for code in languages} for key in keys]
-    return list({names["en"]: names for names in found}.values())
+        entries += [{code: tables[code][key] for code in languages} for key in keys]
+    return list({names["en"]: names for names in entries}.values())
 
 
 def joined(rows: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -98,14 +98,14 @@ def write_corpus(rows: Sequence[dict[str, str]], path: Path) -> Path:
 
 
 def recall(model: SentenceTransformer, rows: Sequence[dict[str, str]]) -> dict[str, float]:
-    """How often a translation's nearest English text is its own, a language."""
+    """How often a translation's nearest English text is its own, per language."""
     english = model.encode([row["en"] for row in rows], convert_to_tensor=True)
-    found = {}
+    shares = {}
     for code in LANGUAGES:
         other = model.encode([row[code] for row in rows], convert_to_tensor=True)
         nearest = cos_sim(other, english).argmax(-1).tolist()
-        found[code] = sum(place == n for n, place in enumerate(nearest)) / len(rows)
-    return found
+        shares[code] = sum(place == n for n, place in enumerate(nearest)) / len(rows)
+    return shares
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]:
@@ -166,8 +166,8 @@ def taught(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list
     )
     built = distill(arguments, training)
     after = SentenceTransformer(str(built))
-    for name, found in scores.items():
-        found.append(recall(after, chosen[name]))
+    for name, both in scores.items():
+        both.append(recall(after, chosen[name]))
     place.finish(built)
     heading = ["held-out R@1, %: before → after", *LANGUAGES]
     kinds = {

@@ -86,7 +86,7 @@ def contact_sheet(teacher: SentenceTransformer, student: SentenceTransformer, da
     Writes `contact.png`, and `contact.html` with its images in `images/`. The query is the
     first of the benchmark, whatever the models make of it; its right image has a green frame.
     """
-    queries, found = {}, {"teacher": {}, "student": {}}
+    queries, retrieved = {}, {"teacher": {}, "student": {}}
     for file in sorted((data / "datasets").glob("*_formatted_t2i.jsonl")):
         language = file.name.split("_")[1]
         row = next(iter(read_rows(data, "mini", language, 100, "t2i")))
@@ -97,17 +97,17 @@ def contact_sheet(teacher: SentenceTransformer, student: SentenceTransformer, da
         images = list(row.candidates)
         for name, model in (("teacher", teacher), ("student", student)):
             best = top_images(model, row.text, language, images)
-            found[name][language] = [(images[i], i == 0) for i in best]
+            retrieved[name][language] = [(images[i], i == 0) for i in best]
     texts = {language: queries[language].text for language in order}
-    _sheet_png(texts, found, out / "contact.png")
-    _sheet_html(texts, found, out)
+    _sheet_png(texts, retrieved, out / "contact.png")
+    _sheet_html(texts, retrieved, out)
 
 
-def _sheet_png(texts: dict[str, str], found: dict[str, dict], path: Path) -> None:
+def _sheet_png(texts: dict[str, str], retrieved: dict[str, dict], path: Path) -> None:
     rows = [(language, name) for language in texts for name in ("teacher", "student")]
     figure, grid = plt.subplots(len(rows), TOP, figsize=(1.15 * TOP + 2.6, 1.12 * len(rows)), dpi=110)
     for (language, name), line in zip(rows, grid, strict=True):
-        for axes, (image, right) in zip(line, found[name][language], strict=True):
+        for axes, (image, right) in zip(line, retrieved[name][language], strict=True):
             axes.imshow(Image.open(image))
             axes.set_xticks([])
             axes.set_yticks([])
@@ -120,14 +120,14 @@ def _sheet_png(texts: dict[str, str], found: dict[str, dict], path: Path) -> Non
     plt.close(figure)
 
 
-def _sheet_html(texts: dict[str, str], found: dict[str, dict], out: Path) -> None:
+def _sheet_html(texts: dict[str, str], retrieved: dict[str, dict], out: Path) -> None:
     (out / "images").mkdir()
     body = []
     for language, text in texts.items():
         body.append(f"<h2>{language}: {html.escape(text)}</h2>")
         for name in ("teacher", "student"):
             images = []
-            for image, right in found[name][language]:
+            for image, right in retrieved[name][language]:
                 images.append(image_tag(image, out / "images", css="right" if right else ""))
             body.append(f"<p><span>{name}</span>{''.join(images)}</p>")
     style = (

@@ -36,7 +36,7 @@ def catalogue_rows(path: Path, languages: Sequence[str], source_language: str | 
     `it.po`, `locale/it/LC_MESSAGES/app.mo`), or the asked one where there is only one.
 
     Raises:
-        ValueError: the file is no catalogue; the language is not told.
+        ValueError: the file is no catalogue; the language is unknown.
     """
     try:
         catalogue = (polib.pofile if path.suffix == ".po" else polib.mofile)(str(path))
@@ -64,16 +64,16 @@ def catalogue_language(path: Path, metadata: dict[str, str], languages: Sequence
     >>> catalogue_language(Path("locale/pt_BR/LC_MESSAGES/app.mo"), {}, ["it", "pt-BR"])
     'pt-BR'
     """
-    told = [metadata.get("Language", ""), path.stem, *(part.name for part in list(path.parents)[:2])]
-    for name in told:
+    clues = [metadata.get("Language", ""), path.stem, *(part.name for part in list(path.parents)[:2])]
+    for name in clues:
         code = name.replace("_", "-")
         for spelling in (code, code.split("-")[0]):
             if spelling in languages:
                 return spelling
-    if len(languages) == 1 and not told[0]:
+    if len(languages) == 1 and not clues[0]:
         return languages[0]
     raise ValueError(
-        f"{path}: its language ({told[0] or 'not told'}) is none of {', '.join(languages)}; pass --source-language"
+        f"{path}: its language ({clues[0] or 'unknown'}) is none of {', '.join(languages)}; pass --source-language"
     )
 
 
@@ -136,13 +136,13 @@ def unit_texts(unit: ElementTree.Element, languages: Sequence[str]) -> dict[str,
             text = "" if segment is None else segment_text(segment).strip()
             if code and text:
                 said.setdefault(code, text)
-    found = {}
+    texts = {}
     for language in ("en", *languages):
         wanted = common(language).casefold()
         for code, text in said.items():
             if code == wanted or (code.split("-")[0] == wanted and wanted not in said):
-                found.setdefault(language, text)
-    return found
+                texts.setdefault(language, text)
+    return texts
 
 
 def segment_text(segment: ElementTree.Element) -> str:
@@ -175,8 +175,8 @@ def moses_rows(path: Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
     sides = {code: dict(lines_of(file)) for code, file in {"en": path, **files}.items()}
     lengths = {code: count_lines(file) for code, file in {"en": path, **files}.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{code} {count:,}" for code, count in lengths.items())
-        raise ValueError(f"{path}: the sides have different numbers of lines ({told}); they must be aligned")
+        listed = ", ".join(f"{code} {count:,}" for code, count in lengths.items())
+        raise ValueError(f"{path}: the sides have different numbers of lines ({listed}); they must be aligned")
     english = sides.pop("en")
     for number, text in english.items():
         said = {code: side[number].strip() for code, side in sides.items() if number in side}

@@ -39,8 +39,8 @@ def artefact(english: str, translation: str, code: str) -> str | None:
     >>> artefact("a dog", "ein #300000 - Hund", "de")
     '#300000 - '
     """
-    found = ARTEFACT.search(translation)
-    return found.group() if found and not ARTEFACT.search(english) else None
+    match = ARTEFACT.search(translation)
+    return match.group() if match and not ARTEFACT.search(english) else None
 
 
 def broken(english: str, translation: str, code: str) -> str | None:
@@ -192,13 +192,13 @@ def repeats(english: str, translation: str, code: str) -> str | None:
     >>> repeats("a dog", "ein Hund Hund Hund Hund Hund", "de")
     ' Hund'
     """
-    found = REPEATED.search(translation)
-    return found.group(1) if found and not REPEATED.search(english) else None
+    match = REPEATED.search(translation)
+    return match.group(1) if match and not REPEATED.search(english) else None
 
 
 Check = Callable[[str, str, str], str | None]
 
-# Reason -> (English, translation, language) -> what is wrong, or None. The first that speaks is told.
+# Reason -> (English, translation, language) -> what is wrong, or None. The first failure is reported.
 CHECKS: Mapping[str, Check] = {
     "empty": empty,
     "pairing": mismatch,

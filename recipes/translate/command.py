@@ -275,7 +275,7 @@ def write_results(
 
 
 def how_to_train(images: Sequence[str], archive: Path | None, folder: Path) -> str | None:
-    """What recipes.distill must be told of a corpus' images, or None.
+    """The options that distill needs for a corpus' images, or None.
 
     >>> how_to_train(["/data/1.png"], None, Path("/out"))
     'its images lie outside /out: train with --outside-images'

@@ -70,14 +70,14 @@ def instruction_table() -> dict[str, dict[str, str]]:
 @cache
 def _patterns(code: str) -> list[tuple[str, re.Pattern]]:
     """(English instruction, what finds it in a text of the language), the longest first."""
-    found = []
+    known_pairs = []
     for english, known in instruction_table().items():
         if code in known:
-            found.append((english, known[code]))
+            known_pairs.append((english, known[code]))
     if code == "en":
-        found += [(text, text) for text in MMEB_INSTRUCTIONS]
-    found.sort(key=lambda pair: -len(pair[1]))
-    return [(english, _pattern(text)) for english, text in found]
+        known_pairs += [(text, text) for text in MMEB_INSTRUCTIONS]
+    known_pairs.sort(key=lambda pair: -len(pair[1]))
+    return [(english, _pattern(text)) for english, text in known_pairs]
 
 
 def _pattern(instruction: str) -> re.Pattern:

@@ -119,10 +119,10 @@ def language(code: str) -> Language:
     """
     if code == "id":
         raise ValueError(INDONESIAN)
-    found = LANGUAGES.get(code) or LANGUAGES.get(code.split("-")[0].split("_")[0])
-    if found is None:
+    entry = LANGUAGES.get(code) or LANGUAGES.get(code.split("-")[0].split("_")[0])
+    if entry is None:
         raise ValueError(f"unknown language {code!r}; {nearest(code, LANGUAGES)}")
-    return found
+    return entry
 
 
 def common(code: str) -> str:

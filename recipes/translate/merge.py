@@ -71,16 +71,16 @@ def merge(
         kept = {}
         for code in codes:
             translation = row.translations.get(code)
-            made = translation is None and complete
+            is_new = translation is None and complete
             why = None
-            if made:
+            if is_new:
                 translation, why = joined(row, row.english, code, known, too_long)
             elif translation is None:
                 why = ("untranslated", "the source has none")
             text = repair(row.english, translation, code) if translation else ""
             why = why or refusal(row.english, text, code, skip=skip)
             # An instruction in a translator's own words would hide a copied or garbled content.
-            if why is None and made and (content := untabled_content(row.english, code)):
+            if why is None and is_new and (content := untabled_content(row.english, code)):
                 said, _ = joined(row, content, code, known, too_long)
                 why = refusal(content, said, code, skip=skip)
             if why is None:

@@ -44,7 +44,7 @@ def _known(code: str) -> list[tuple[str, tuple[str, ...], bool]]:
 
 
 def _words(text: str, count: int | None = None) -> tuple[str, ...]:
-    return tuple(found.group() for found in islice(re.finditer(r"\w+", text.casefold()), count))
+    return tuple(word.group() for word in islice(re.finditer(r"\w+", text.casefold()), count))
 
 
 def _likeness(wanted: tuple[str, ...], said: tuple[str, ...]) -> float:

@@ -188,7 +188,7 @@ def authors_row(
     repeat from language to language, so the line's number is part of ours.
 
     Raises:
-        ValueError: there is no English text, or the language is not told.
+        ValueError: there is no English text, or the language is unknown.
 
     >>> record = {"id": "3", "text_en": "<|image_1|>\\na dog", "text_lang": "un cane", "img_en": "3.jpg"}
     >>> from recipes.translate.sources import Options
@@ -200,7 +200,7 @@ def authors_row(
     code = record.get("lang") or record.get("language") or language
     code = code or (languages[0] if len(languages) == 1 else None)
     if not isinstance(code, str):
-        raise ValueError(f"{where}: the language of text_lang is not told; pass --source-language")
+        raise ValueError(f"{where}: the language of text_lang is unknown; pass --source-language")
     for key in ("text_en", "text_lang", "img_en", "img_lang"):
         if not isinstance(record.get(key), str | None):
             raise ValueError(f"{where}: {key} is {shorten(record[key])}; a text or null is needed")

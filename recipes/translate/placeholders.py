@@ -91,8 +91,8 @@ def numbers(text: str) -> Counter[str]:
     >>> numbers("1,000 dogs, ٣ cats") == numbers("1.000 Hunde, 3 Katzen")
     True
     """
-    found = (re.findall(r"\d", number) for number in NUMBER.findall(text))
-    return Counter("".join(str(unicodedata.digit(c)) for c in digits) for digits in found)
+    numerals = (re.findall(r"\d", number) for number in NUMBER.findall(text))
+    return Counter("".join(str(unicodedata.digit(c)) for c in digits) for digits in numerals)
 
 
 def placeholders(text: str) -> Counter[str]:

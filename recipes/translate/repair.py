@@ -1,4 +1,4 @@
-"""Repair of a translation's ends: they are made those of the English, replaced and never appended.
+"""Repair of a translation's ends: they become those of the English; marks are replaced, never appended.
 
 The published rules (METHOD, section 2) appended ("Was ist das." + "?" gave "Was ist das.?"), knew
 ASCII marks only, emptied texts of one character, and failed on a lone newline.
@@ -62,16 +62,16 @@ def repair_end(english: str, translation: str, target: Language) -> str:
     >>> repair_end("for example", "z.B.", language("de"))
     'z.B.'
     """
-    wanted, found = mark_class(english, "en"), mark_class(translation, target.code)
-    if wanted == found or wanted == "ellipsis":
+    wanted, actual = mark_class(english, "en"), mark_class(translation, target.code)
+    if wanted == actual or wanted == "ellipsis":
         return translation
     core, marks, closers = ending(translation)
-    if found == "question" and not marks:  # the Greek ;
+    if actual == "question" and not marks:  # the Greek ;
         core = core.rstrip(";")
     # A text that is nothing but marks stays; so does a word whose point is its own.
-    if not core or (wanted is None and found == "stop" and ABBREVIATION.search(core)):
+    if not core or (wanted is None and actual == "stop" and ABBREVIATION.search(core)):
         return translation
-    if found in ("question", "exclamation"):
+    if actual in ("question", "exclamation"):
         core = core.lstrip("¿¡")
     mark = target.marks[wanted] if wanted else ""
     # 'It says "stop".' or 'He said "stop."': the mark goes where the English has it.

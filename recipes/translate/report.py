@@ -84,8 +84,8 @@ def _short(text: str) -> str:
 def markdown(merged: Merged, codes: Sequence[str], tally: Tally, translator: str) -> str:
     """The report as Markdown."""
     lines = ["# Parallel corpus", "", _cell(_summary(merged, tally, translator)), ""]
-    for level, found in (("##", tables(merged, codes)), ("###", examples(merged))):
-        for title, table in found:
+    for level, titled in (("##", tables(merged, codes)), ("###", examples(merged))):
+        for title, table in titled:
             lines += [f"{level} {title}", ""]
             cells = [[_cell(cell) for cell in row] for row in table]
             lines += ["| " + " | ".join(cells[0]) + " |", "|" + "---|" * len(cells[0])]

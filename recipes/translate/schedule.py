@@ -137,7 +137,7 @@ def work_through(
 def translate_batch(
     translator: Translator, texts: Sequence[str], code: str, batch_tokens: int
 ) -> tuple[list[str | None], int]:
-    """(translations, how many were made in pieces because a mark or a number was lost)."""
+    """(translations, how many were translated in pieces because a mark or a number was lost)."""
     masked = [mask(text) for text in texts]
     answers = ask(translator, [text for text, _ in masked], code)
     said: list[str | None] = []

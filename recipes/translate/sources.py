@@ -1,7 +1,7 @@
 """Sources of English rows: files, datasets, catalogues. All become `ParallelRow`s with ids.
 
 A source is a path, recognised by its suffix, or `hf:NAME[:CONFIG][@SPLIT]`, `xmmeb:LANGUAGE`, `cldr`.
-Translations that a source already has are kept and checked, not made again.
+Translations that a source already has are kept and checked, not translated again.
 """
 
 import random

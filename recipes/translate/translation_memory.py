@@ -165,9 +165,9 @@ def check_run(folder: Path, settings: Mapping[str, str | int]) -> None:
     """
     before = read_run(folder)
     if keys := changed(before, settings):
-        told = ", ".join(f"{key} {before[key]!r} -> {settings[key]!r}" for key in keys)
+        listed = ", ".join(f"{key} {before[key]!r} -> {settings[key]!r}" for key in keys)
         raise ValueError(
-            f"{folder} was begun otherwise ({told}); run with the same, pass --overwrite to drop it, or "
+            f"{folder} was started with other settings ({listed}); run with the same, pass --overwrite to drop it, or "
             f"take what it has over into another --out with --memory {folder}"
         )
     if settings.keys() - before.keys():

@@ -1,7 +1,7 @@
 """Translators: English texts in, texts of a language out. Any transformers seq2seq or chat model.
 
 The interface is `Translator`; `load_translator` picks the kind by the model's config. How a family
-is told the language is a table: MADLAD-400 and other T5 by a token before the text, NLLB, M2M-100
+gets the language is a table: MADLAD-400 and other T5 by a token before the text, NLLB, M2M-100
 and mBART by the first token of the answer, Opus-MT by a token or by the model itself.
 """
 
@@ -50,7 +50,7 @@ class Translator(Protocol):
 class Family:
     """How a family of seq2seq models names languages: what finds a code in a token of its vocabulary.
 
-    `prefix`: the token stands before the text; otherwise the answer is made to begin with it.
+    `prefix`: the token stands before the text; otherwise decoding is forced to begin with it.
     """
 
     token: re.Pattern
@@ -143,7 +143,7 @@ class _Generator:
         raise NotImplementedError
 
     def lengths(self, texts: Sequence[str], code: str) -> list[int]:
-        """Tokens a text; a text far beyond the limit is not tokenised, only told to be beyond."""
+        """Tokens a text; a text far beyond the limit is not tokenised, only reported as too long."""
         far = 20 * self.max_tokens
         short = [text if len(text) <= far else "" for text in texts]
         counted = self.tokenizer(self.inputs(short, code))["input_ids"] if short else []
@@ -209,8 +209,8 @@ class Seq2Seq(_Generator):
         self.family = FAMILIES[kind]
         set_source(tokenizer, name)
         vocabulary = tokenizer.get_vocab()
-        found = ((self.family.token.fullmatch(token), token) for token in vocabulary)
-        self.tokens = {next(filter(None, m.groups())): token for m, token in found if m}
+        matches = ((self.family.token.fullmatch(token), token) for token in vocabulary)
+        self.tokens = {next(filter(None, m.groups())): token for m, token in matches if m}
         pair = PAIR.search(name.split(" ")[0])
         self.only = pair.group(1) if pair and not self.tokens else None
         if not self.tokens and not self.only:
@@ -281,7 +281,7 @@ class Chat(_Generator):
         """The prompts."""
         name = language(code).name
         messages = [[{"role": "user", "content": PROMPT.format(name=name, text=text)}] for text in texts]
-        # A model that can think aloud is told not to; templates without that switch pass it over.
+        # Switch a thinking model's reasoning off; templates without that switch ignore it.
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )

@@ -86,7 +86,7 @@ def list_files(paths: Sequence[Path]) -> str:
 
 
 def corpus_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files of a corpus, in absolute folders, because images are found beside them.
+    """The files of a corpus, in absolute folders, because image names are relative to them.
 
     Raises:
         ValueError: there are no files, or one is missing.

@@ -50,7 +50,7 @@ class FrozenTeacher:
 
     Args:
         model: Transformer, Pooling and optional further modules: an LVLM or a text model.
-        student: the model that the features are made for. If the two preprocess differently, the teacher
+        student: the model that the features belong to. If the two preprocess differently, the teacher
             preprocesses the inputs itself. None: the features are the teacher's own.
         image_part: whether targets include the mean state of the image part.
     """

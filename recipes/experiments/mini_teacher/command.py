@@ -113,7 +113,7 @@ def train(model: SentenceTransformer, world: World, args: argparse.Namespace) ->
     pairs, _ = split_pairs(len(world.concepts))
     rates = args.muon_learning_rate, args.learning_rate
     right = train_tower(model, world, pairs, steps=args.tower_steps, rates=rates)
-    print(f"patches of things told right: {right:.2f}")
+    print(f"patches classified correctly: {right:.2f}")
     model[0].model.vision_tower.requires_grad_(False)
     loss = MultipleNegativesRankingLoss(
         model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
@@ -179,7 +179,7 @@ def make(args: argparse.Namespace, folder: Path) -> None:
 
 
 def card_of(args: argparse.Namespace, parameters: int, seconds: float, scores: dict[str, dict[str, float]]) -> str:
-    """The model card: what made these weights, and how they score."""
+    """The model card: the command behind these weights, and their scores."""
     kinds = list(scores["en"])
     lines = ["| P@1, % | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for language, values in scores.items():

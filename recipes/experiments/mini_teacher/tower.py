@@ -1,6 +1,6 @@
 """The first stage of the mini teacher: its tower learns which thing each patch of an image shows.
 
-LVLMs start from a pretrained tower. Trained through the decoder alone for as long, this one told
+LVLMs start from a pretrained tower. Trained through the decoder alone for as long, this one named
 only seven things in ten apart, and no question about them can be answered better than that.
 """
 
@@ -40,7 +40,7 @@ def patch_labels(scene: Scene, side: int, nothing: int) -> Tensor:
 def train_tower(
     model: SentenceTransformer, world: World, pairs: list[Pair], *, steps: int, rates: tuple[float, float]
 ) -> float:
-    """Train the vision tower in place; returns the part of things' patches told right at the end.
+    """Train the vision tower in place; returns the share of patches that it classifies correctly at the end.
 
     `rates` are those of matrices and of all else. The head that names the concepts is thrown away.
     """
