@@ -16,6 +16,8 @@ from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.utils.texts import markdown_cell
 from xvlm2vec_st.utils.texts import printable
 
+from ..shared.markup import markdown_table
+
 
 @dataclass
 class Cell:
@@ -130,17 +132,17 @@ def markdown(cells: Sequence[Cell]) -> str:
         for task, of_task in _grouped(own, lambda cell: cell.task).items():
             by_language = {cell.language: cell for cell in of_task}
             rows.append([task, *(_score(by_language.get(language)) for language in languages)])
-        parts.append(_table([f"{name}: P@1, %", *languages], rows))
+        parts.append(markdown_table([f"{name}: P@1, %", *languages], rows))
     rows = []
     for name, own in groups.items():
         means = [[cell for cell in own if cell.language == language] for language in languages]
         rows.append([name, *(f"{100 * mean_of(m):.1f}" if m else "–" for m in means), f"{100 * overall(own):.1f}"])
-    parts.append(_table(["mean over tasks, %", *languages, "all"], rows))
+    parts.append(markdown_table(["mean over tasks, %", *languages, "all"], rows))
     if "en" in languages and languages[1:]:
         rows = [[name, *(_signed(gap(own, lang)) for lang in languages[1:])] for name, own in groups.items()]
-        parts.append(_table(["gap to English, points", *languages[1:]], rows))
+        parts.append(markdown_table(["gap to English, points", *languages[1:]], rows))
     if spread := _spread(cells, languages):
-        parts.append(_table(["spread over styles, points", *languages], spread))
+        parts.append(markdown_table(["spread over styles, points", *languages], spread))
     return "\n\n".join(parts) + "\n"
 
 
@@ -174,11 +176,6 @@ def _score(cell: Cell | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("|" + "|".join(f" {c} " if c != "---" else c for c in line) + "|" for line in lines)
 
 
 def scores_chart(cells: Sequence[Cell], path: Path) -> None:

@@ -13,6 +13,7 @@ from xvlm2vec_st.utils.folders import whole_file
 from xvlm2vec_st.utils.texts import printable
 
 from ..shared.image_copies import image_tag
+from ..shared.markup import page_head
 from .comparison import Cell
 
 SHOWN = 12  # queries of each list
@@ -52,7 +53,7 @@ def queries_page(cells: Sequence[Cell], tasks: Mapping[str, MMMEBRetrieval], out
         "img{max-height:96px;max-width:160px;margin:2px;border:3px solid #ddd;vertical-align:middle}"
         "td,th{padding:2px 10px;text-align:left;vertical-align:top}.right{color:#1a7f37}.wrong{color:#b42318}"
     )
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>MMMEB</title><style>{style}</style>'
+    head = page_head("MMMEB", style)
     with whole_file(out / "queries.html") as part:
         part.write_text(f"{head}{''.join(body)}</html>\n", "utf-8")
 

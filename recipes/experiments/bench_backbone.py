@@ -8,7 +8,6 @@ Random weights, bf16 on a GPU and fp32 on a CPU, created on the device, without 
 several runs. The published geometry needs a GPU.
 """
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,10 @@ from transformers.utils import is_flash_attn_2_available
 from xvlm2vec_st.phi3v import Phi3VConfig
 
 from ..shared.command import parser_of, run
+from ..shared.markup import markdown_table
 from .bench_model import GEOMETRIES, write_checkpoint
-from .measure import costs, replace_section, stamp, table
+from .measure import costs, keep_table
 
-NAME = "bench_backbone"
 SIDE = 1344  # pixels; 757 tokens at num_crops 4
 TEXT = "Represent the given image"
 GIB = 2**30
@@ -110,13 +109,10 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         for size in args.batch_sizes:
             cells = measure(model, inputs(size), args.repeats)
             rows.append([args.geometry, attention, str(size), *cells])
-            print(table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
+            print(markdown_table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
         del model  # before the next one is created: two do not fit 16 GB
 
-    if args.document:
-        said = " ".join(sys.argv[1:] if argv is None else argv)
-        text = stamp(f"python -m recipes.experiments.{NAME} {said}".strip()) + "\n" + table(HEADER, rows)
-        replace_section(args.document, NAME, text)
+    keep_table(args.document, "bench_backbone", argv, markdown_table(HEADER, rows))
     return rows
 
 

@@ -14,7 +14,6 @@ Routes to the same loss and gradients, from rows to gradients, preprocessing inc
 
 import copy
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,8 +31,9 @@ from xvlm2vec_st.data.collator import ParallelCollator
 from xvlm2vec_st.data.corpus import SOURCE
 
 from ..shared.command import parser_of, run
+from ..shared.markup import markdown_table
 from .bench_model import GEOMETRIES, write_checkpoint
-from .measure import costs, replace_section, stamp, table
+from .measure import costs, keep_table
 
 LANGUAGES = ("it", "es", "fr", "de")
 HEADER = ("s", "times slower", "FLOPs", "times more FLOPs", "peak, MB", "gradients differ by")
@@ -174,11 +174,9 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         raw = write_checkpoint(Path(folder) / "raw", args.geometry)
         built = str(build(raw, Path(folder) / "model"))
         cells = measured(built, corpus(Path(folder), args.rows), args.repeats)
-    text = table(["", *HEADER], cells)
+    text = markdown_table(["", *HEADER], cells)
     print(text)
-    if args.document:
-        command = "python -m recipes.experiments.bench_distill " + " ".join(sys.argv[1:] if argv is None else argv)
-        replace_section(args.document, f"bench_distill {args.geometry}", stamp(command.strip()) + "\n" + text)
+    keep_table(args.document, "bench_distill", argv, text, section=f"bench_distill {args.geometry}")
     return cells
 
 

@@ -9,7 +9,6 @@ of several runs of each route in turn; floating-point operations are counted by 
 """
 
 import random
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +22,9 @@ from PIL import Image
 from xvlm2vec_st import SentenceTransformer, build
 
 from ..shared.command import parser_of, run
+from ..shared.markup import markdown_table
 from .bench_model import GEOMETRIES, write_checkpoint
-from .measure import Cost, costs, replace_section, stamp, table
+from .measure import Cost, costs, keep_table
 
 CASES = {
     "16 texts an image": (2, 16, 0),
@@ -74,12 +74,10 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
             given = inputs(images, texts, alone, seed=len(name))
             spent, difference = compare(stock, ours, given, batch_size=args.batch_size, repeats=args.repeats)
             rows.append([name, *cost_cells(spent["stock"], spent["shared"]), f"{difference:.0e}"])
-            print(table(["", *HEADER], rows[-1:]).splitlines()[-1], flush=True)
-    text = table(["", *HEADER], rows)
+            print(markdown_table(["", *HEADER], rows[-1:]).splitlines()[-1], flush=True)
+    text = markdown_table(["", *HEADER], rows)
     print(text)
-    if args.document:
-        command = "python -m recipes.experiments.bench_encode " + " ".join(sys.argv[1:] if argv is None else argv)
-        replace_section(args.document, f"bench_encode {args.geometry}", stamp(command.strip()) + "\n" + text)
+    keep_table(args.document, "bench_encode", argv, text, section=f"bench_encode {args.geometry}")
     return rows
 
 

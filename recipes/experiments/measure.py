@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -107,18 +108,6 @@ def stamp(command: str) -> str:
     return f"{date.today()}, {device_name()}, {versions}:\n\n    {command}\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table.
-
-    >>> print(table(["a", "b"], [["1", "2"]]))
-    | a | b |
-    |---|---|
-    | 1 | 2 |
-    """
-    lines = [header, None, *rows]
-    return "\n".join("|---" * len(header) + "|" if row is None else f"| {' | '.join(row)} |" for row in lines)
-
-
 def replace_section(document: Path, name: str, text: str) -> None:
     """Put `text` between the marks of `name` in a document.
 
@@ -131,3 +120,16 @@ def replace_section(document: Path, name: str, text: str) -> None:
         raise ValueError(f"{document}: no section between {first.strip()} and {last}; add both marks")
     head, rest = whole.split(first, 1)
     document.write_text(head + first + text.strip() + "\n" + last + rest.split(last, 1)[1], "utf-8")
+
+
+def keep_table(
+    document: Path | None, recipe: str, argv: Sequence[str] | None, text: str, *, section: str | None = None
+) -> None:
+    """Write a measurement, stamped with its command, into the recipe's section of a document, if one is given.
+
+    Raises:
+        ValueError: the document has no such section.
+    """
+    if document:
+        command = f"python -m recipes.experiments.{recipe} " + " ".join(sys.argv[1:] if argv is None else argv)
+        replace_section(document, section or recipe, stamp(command.strip()) + "\n" + text)

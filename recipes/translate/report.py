@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from xvlm2vec_st.utils.texts import printable
 
+from ..shared.markup import markdown_table, page_head
 from .merge import Merged, Refused
 from .schedule import Tally
 
@@ -88,9 +89,7 @@ def markdown(merged: Merged, codes: Sequence[str], tally: Tally, translator: str
         for title, table in titled:
             lines += [f"{level} {title}", ""]
             cells = [[_cell(cell) for cell in row] for row in table]
-            lines += ["| " + " | ".join(cells[0]) + " |", "|" + "---|" * len(cells[0])]
-            lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
-            lines.append("")
+            lines += [markdown_table(cells[0], cells[1:]), ""]
     return "\n".join(lines)
 
 
@@ -133,11 +132,7 @@ def html_page(merged: Merged, codes: Sequence[str], tally: Tally, translator: st
     for title, table in examples(merged):
         opened = "" if title.startswith("kept") else " open"
         body.append(f"<details{opened}><summary>{html.escape(title)}</summary>{_html_table(table)}</details>")
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Parallel corpus</title>'
-        f"<style>{STYLE}</style>" + "\n".join(body) + "</html>\n"
-    )
+    return page_head("Parallel corpus", STYLE, viewport=True) + "\n".join(body) + "</html>\n"
 
 
 def _html_table(table: Table) -> str:

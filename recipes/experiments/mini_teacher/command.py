@@ -33,6 +33,7 @@ from xvlm2vec_st.building.builder import save_embedder
 from xvlm2vec_st.utils.folders import Destination, expanded, remove
 
 from ...shared.command import parser_of
+from ...shared.markup import markdown_table
 from ...shared.muon import Muon
 from .model import build_model
 from .tower import train_tower
@@ -181,16 +182,14 @@ def make(args: argparse.Namespace, folder: Path) -> None:
 def card_of(args: argparse.Namespace, parameters: int, seconds: float, scores: dict[str, dict[str, float]]) -> str:
     """The model card: the command behind these weights, and their scores."""
     kinds = list(scores["en"])
-    lines = ["| P@1, % | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    for language, values in scores.items():
-        lines.append(f"| {language} | " + " | ".join(f"{100 * values[kind]:.1f}" for kind in kinds) + " |")
+    rows = [[language, *(f"{100 * values[kind]:.1f}" for kind in kinds)] for language, values in scores.items()]
     options = {key: value for key, value in vars(args).items() if key != "out"}
-    given = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
+    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return CARD.format(
-        command=f"python -m recipes.experiments.mini_teacher --out mini-teacher {given}",
+        command=f"python -m recipes.experiments.mini_teacher --out mini-teacher {flags}",
         parameters=f"{parameters / 1e6:.2f}",
         minutes=f"{seconds / 60:.1f}",
         versions=f"Python {platform.python_version()}, {versions}",
-        table="\n".join(lines),
+        table=markdown_table(["P@1, %", *kinds], rows),
     )
