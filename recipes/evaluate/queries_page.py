@@ -76,12 +76,12 @@ class _Page:
         lines = []
         for cell in self.cells:
             for query in (q for q in cell.ranks if cell.task == task and q.split(":", 1)[1] == row):
-                asked = self.show(self.rows[task, cell.language, "queries"][query])
+                shown = self.show(self.rows[task, cell.language, "queries"][query])
                 documents = self.rows[task, cell.language, "corpus"]
                 gold = next(iter(self.tasks[task].dataset[cell.language]["test"]["relevant_docs"][query]))
                 rank = cell.ranks[query]
                 state = "right" if rank == 1 else "wrong"
-                values = [escaped(cell.language), escaped(cell.name), asked, self.show(documents[gold])]
+                values = [escaped(cell.language), escaped(cell.name), shown, self.show(documents[gold])]
                 values.append(f'<span class="{state}">{rank or "&gt; 10"}</span>')
                 values.append(self.show(documents[cell.first[query]]))
                 lines.append("<tr>" + "".join(f"<td>{value}</td>" for value in values) + "</tr>")

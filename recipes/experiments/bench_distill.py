@@ -58,18 +58,18 @@ def corpus(folder: Path, rows: int) -> list[dict[str, Any]]:
 def pairs(rows: Sequence[dict[str, Any]]) -> tuple[list[dict], list[dict]]:
     """English and translated inputs, a (row, language) each."""
 
-    def given(row: dict[str, Any], code: str) -> dict[str, Any]:
+    def build_input(row: dict[str, Any], code: str) -> dict[str, Any]:
         return {"image": Image.open(row["image"]).convert("RGB"), "text": row[code]}
 
     each = [(row, code) for row in rows for code in LANGUAGES]
-    return [given(row, SOURCE) for row, _ in each], [given(row, code) for row, code in each]
+    return [build_input(row, SOURCE) for row, _ in each], [build_input(row, code) for row, code in each]
 
 
 def stock(model: SentenceTransformer) -> Callable[[list], dict[str, Tensor]]:
-    """The host's own preprocessing, which shares nothing."""
+    """Preprocess as sentence-transformers does, without shared prefixes."""
     plain = super(type(model[0]), model[0]).preprocess
-    return lambda given: {
-        key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in plain(given).items()
+    return lambda items: {
+        key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in plain(items).items()
     }
 
 
@@ -80,17 +80,17 @@ def pooled(model: SentenceTransformer, features: dict[str, Any]) -> Tensor:
 
 def published(student: SentenceTransformer, teacher: SentenceTransformer, rows: list[dict]) -> None:
     """Three forwards a pair, then backward."""
-    english, translated = (stock(student)(given) for given in pairs(rows))
+    english, translated = (stock(student)(items) for items in pairs(rows))
     with torch.no_grad():
         target = pooled(teacher, english)
     loss = mse_loss(pooled(student, english), target) + mse_loss(pooled(student, translated), target)
     (loss / 2).backward()
 
 
-def host(student: SentenceTransformer, target: Tensor, rows: list[dict]) -> None:
+def stock_mse(student: SentenceTransformer, target: Tensor, rows: list[dict]) -> None:
     """sentence-transformers' MSELoss, targets given."""
     loss = MSELoss(torch.nn.Sequential(student[0], student[1]))
-    loss([stock(student)(given) for given in pairs(rows)], target).backward()
+    loss([stock(student)(items) for items in pairs(rows)], target).backward()
 
 
 def shared(loss: MultilingualDistillationLoss, rows: list[dict]) -> None:
@@ -117,7 +117,7 @@ def difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max((plain[n].float() - other[n].float()).norm().item() / max(norms[n], floor) for n in plain)
 
 
-def measured(folder: str, rows: list[dict], repeats: int) -> list[list[str]]:
+def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str]]:
     """The table's rows."""
     teacher, student, adapted = (SentenceTransformer(folder) for _ in range(3))
     for part in ("vision_embed_tokens", "vision_tower", "visual"):
@@ -139,7 +139,7 @@ def measured(folder: str, rows: list[dict], repeats: int) -> list[list[str]]:
     twin = copy.copy(adapted)
     routes: dict[str, tuple[Any, Callable[[], None], str]] = {
         "published": (student, lambda: published(student, teacher, rows), "published"),
-        "MSELoss": (student, lambda: host(student, target, rows), "published"),
+        "MSELoss": (student, lambda: stock_mse(student, target, rows), "published"),
         "shared": (student, lambda: shared(ours, rows), "published"),
         "adapter": (adapted, lambda: shared(own, rows), "adapter, published"),
     }
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         raw = write_checkpoint(Path(folder) / "raw", args.geometry)
         built = str(build(raw, Path(folder) / "model"))
-        cells = measured(built, corpus(Path(folder), args.rows), args.repeats)
+        cells = measure_routes(built, corpus(Path(folder), args.rows), args.repeats)
     text = markdown_table(["", *HEADER], cells)
     print(text)
     keep_table(args.document, "bench_distill", argv, text, section=f"bench_distill {args.geometry}")

@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         built = str(build(raw, Path(folder) / "model"))
         stock, ours = sentence_transformers.SentenceTransformer(built), SentenceTransformer(built)
         for name, (images, texts, alone) in CASES.items():
-            given = inputs(images, texts, alone, seed=len(name))
-            spent, difference = compare(stock, ours, given, batch_size=args.batch_size, repeats=args.repeats)
+            items = inputs(images, texts, alone, seed=len(name))
+            spent, difference = compare(stock, ours, items, batch_size=args.batch_size, repeats=args.repeats)
             rows.append([name, *cost_cells(spent["stock"], spent["shared"]), f"{difference:.0e}"])
             print(markdown_table(["", *HEADER], rows[-1:]).splitlines()[-1], flush=True)
     text = markdown_table(["", *HEADER], rows)

@@ -128,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
         place.check([("--model", args.model)])
         if place.check_work("parallel.jsonl", "targets"):
             remove(place.work)
-        scores, text = taught(place, args)
+        scores, text = train_and_score(place, args)
     print(text)
     keep_table(args.document, "text_embedder", argv, text)
     return scores
 
 
-def taught(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list[dict[str, float]]], str]:
+def train_and_score(place: Destination, args: argparse.Namespace) -> tuple[dict[str, list[dict[str, float]]], str]:
     """(scores before and after of each held-out set, the table of them); the model goes into place."""
     start = str(args.model or default_model())
     names = all_names(["en", *LANGUAGES])

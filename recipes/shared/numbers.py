@@ -94,8 +94,8 @@ def check_numbers(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     for action in parser._actions:
         if action.type not in (int, float):
             continue
-        given = getattr(args, action.dest)
-        for value in given if isinstance(given, list) else [given]:
+        option_value = getattr(args, action.dest)
+        for value in option_value if isinstance(option_value, list) else [option_value]:
             if value is None or value == action.default:
                 continue
             # transformers checks the other training arguments itself.

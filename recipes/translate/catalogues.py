@@ -51,11 +51,11 @@ def catalogue_rows(path: Path, languages: Sequence[str], source_language: str | 
         forms = [entry.msgstr_plural[n] for n in sorted(entry.msgstr_plural)] if entry.msgid_plural else []
         # Form 0 is for one; a language with a single form says with it what English says of many.
         english = entry.msgid_plural if len(forms) == 1 else entry.msgid
-        said = forms[0] if forms else entry.msgstr
-        if not is_blank(english) and not is_blank(said):
+        translation = forms[0] if forms else entry.msgstr
+        if not is_blank(english) and not is_blank(translation):
             number += 1
-            check_texts([english, said], f"{path}, entry {number}")
-            yield ParallelRow(str(number), None, english, {code: said} if code in languages else {})
+            check_texts([english, translation], f"{path}, entry {number}")
+            yield ParallelRow(str(number), None, english, {code: translation} if code in languages else {})
 
 
 def catalogue_language(path: Path, metadata: dict[str, str], languages: Sequence[str]) -> str:
@@ -128,19 +128,19 @@ def unit_texts(unit: ElementTree.Element, languages: Sequence[str]) -> dict[str,
     >>> unit_texts(unit, ["it"])
     {'en': 'a dog', 'it': 'un cane'}
     """
-    said: dict[str, str] = {}
+    variants: dict[str, str] = {}
     for variant in unit.iter():
         if variant.tag.split("}")[-1] == "tuv":
             code = (variant.get(XML_LANG) or variant.get("lang") or "").replace("_", "-").casefold()
             segment = next((s for s in variant if s.tag.split("}")[-1] == "seg"), None)
             text = "" if segment is None else segment_text(segment).strip()
             if code and text:
-                said.setdefault(code, text)
+                variants.setdefault(code, text)
     texts = {}
     for language in ("en", *languages):
         wanted = common(language).casefold()
-        for code, text in said.items():
-            if code == wanted or (code.split("-")[0] == wanted and wanted not in said):
+        for code, text in variants.items():
+            if code == wanted or (code.split("-")[0] == wanted and wanted not in variants):
                 texts.setdefault(language, text)
     return texts
 
@@ -179,12 +179,12 @@ def moses_rows(path: Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
         raise ValueError(f"{path}: the sides have different numbers of lines ({listed}); they must be aligned")
     english = sides.pop("en")
     for number, text in english.items():
-        said = {code: side[number].strip() for code, side in sides.items() if number in side}
-        said = {code: line for code, line in said.items() if not is_blank(line)}
-        check_texts([text, *said.values()], f"{path}, line {number}")
+        translations = {code: side[number].strip() for code, side in sides.items() if number in side}
+        translations = {code: line for code, line in translations.items() if not is_blank(line)}
+        check_texts([text, *translations.values()], f"{path}, line {number}")
         if is_blank(text):
             continue
-        yield ParallelRow(str(number), None, text.strip(), said)
+        yield ParallelRow(str(number), None, text.strip(), translations)
 
 
 def count_lines(path: Path) -> int:

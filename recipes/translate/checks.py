@@ -59,12 +59,12 @@ def lost_sentence(english: str, translation: str, code: str) -> str | None:
     '2 sentences, 1 in the translation'
     >>> lost_sentence("Look. A dog. It runs.", "Guarda, un cane che corre.", "it")
     """
-    source, said = contents(english, translation, code)
-    before, after = sentences(source), sentences(said)
+    source, target = contents(english, translation, code)
+    before, after = sentences(source), sentences(target)
     if before < 2 or after >= before:
         return None
     # Two short ones may be joined by a comma or a semicolon; then the length stays.
-    ratio = (SLACK + width(said.strip())) / (SLACK + width(source.strip()))
+    ratio = (SLACK + width(target.strip())) / (SLACK + width(source.strip()))
     lost = ratio < (0.75 if after * 2 <= before else 0.6)
     return f"{before} sentences, {after} in the translation" if lost else None
 
@@ -111,8 +111,8 @@ def copied(english: str, translation: str, code: str) -> str | None:
     >>> copied("a red apple", "A red apple", "it"), copied("Paris", "Paris", "it")
     ('a red apple', None)
     """
-    source, said = contents(english, translation, code)
-    if source.strip().casefold() != said.strip().casefold():
+    source, target = contents(english, translation, code)
+    if source.strip().casefold() != target.strip().casefold():
         return None
     source = source.strip()
     if not source:  # an instruction alone: a copy unless it is its own translation
@@ -181,8 +181,8 @@ def length_ratio(english: str, translation: str, code: str) -> str | None:
     >>> length_ratio("a dog", "Ein Hund, der über eine Wiese läuft und bellt.", "de")
     '3.7 times as long'
     """
-    source, said = (SLACK + width(text.strip()) for text in contents(english, translation, code))
-    ratio = said / source
+    source, target = (SLACK + width(text.strip()) for text in contents(english, translation, code))
+    ratio = target / source
     return None if RATIO[0] <= ratio <= RATIO[1] else f"{ratio:.1f} times as long"
 
 

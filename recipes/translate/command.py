@@ -29,12 +29,12 @@ from xvlm2vec_st.utils.texts import printable
 from . import report
 from .dictionary import mini_dictionary
 from .languages import language
-from .merge import Merged, Refused, corpus_lines, judge, merge, refused_lines, without_image
+from .merge import Merged, Refused, corpus_lines, merge, refuse_unlike, refused_lines, without_image
 from .mmeb import SUBSETS, check_images, check_subsets, download_mmeb, mmeb_records, mmeb_rows
 from .options import TranslateArguments, parse_args
-from .schedule import Tally, digest, plan, wanted_fields, waste_of, work_through
+from .schedule import TranslationStats, hash_texts, plan, wanted_fields, waste_of, work_through
 from .sources import Options, read_sources, sample
-from .translation_memory import Memory, changed, check_run, read_memory, read_run, write_whole
+from .translation_memory import Memory, check_run, find_changed_settings, read_memory, read_run, write_whole
 from .translators import Translator, load_translator
 
 # What a run writes in OUT.work.
@@ -97,8 +97,8 @@ def run_in(
 
     # 2. Translate what is not known, batch by batch, into OUT.work.
     translator = translator or choose_translator(args)
-    known, too_long, tally = translate_rows(rows, translator, args, work, shard)
-    print(tally)
+    known, too_long, stats = translate_rows(rows, translator, args, work, shard)
+    print(stats)
     if args.shard:
         print(f"shard {args.shard} done; when all are, run the same command without --shard to merge")
         return
@@ -113,8 +113,8 @@ def run_in(
         )
         merged.refused[:0] = refused
         if args.quality:
-            merged = judge(merged, SentenceTransformer(args.quality), args.quality_min)
-        write_results(merged, args, place, tally, translator.name if translator else "none")
+            merged = refuse_unlike(merged, SentenceTransformer(args.quality), args.quality_min)
+        write_results(merged, args, place, stats, translator.name if translator else "none")
 
 
 def check_folders(args: TranslateArguments, place: FileDestination) -> None:
@@ -213,7 +213,7 @@ def translate_rows(
     args: TranslateArguments,
     work: Path,
     shard: tuple[int, int],
-) -> tuple[dict, set, Tally]:
+) -> tuple[dict, set, TranslationStats]:
     """(what is known now, what is too long, what was done).
 
     Raises:
@@ -221,37 +221,37 @@ def translate_rows(
     """
     wanted = wanted_fields(rows, args.languages)
     base = read_memory(args.memory)
-    asked = sum(sum(fields.values()) for fields in wanted.values())
+    requested = sum(sum(fields.values()) for fields in wanted.values())
     texts = {code: [t for t in fields if (code, t) not in base] for code, fields in wanted.items()}
     if translator is None or not any(texts.values()):
-        return base, set(), Tally(asked=asked, unique=sum(map(len, wanted.values())))
+        return base, set(), TranslationStats(requested=requested, unique=sum(map(len, wanted.values())))
     for code in args.languages:
         translator.check_language(code)
     batches, too_long = plan(texts, translator, args.tokens_per_batch)
     print(f"{len(batches):,} batches of at most {args.tokens_per_batch:,} tokens, padding {waste_of(batches):.1%}")
     settings = {"translator": translator.name, "tokens-per-batch": args.tokens_per_batch}
-    settings |= {f"corpus {code}": digest(fields) for code, fields in texts.items()}
+    settings |= {f"corpus {code}": hash_texts(fields) for code, fields in texts.items()}
     state = PartialState()
-    if args.overwrite and state.is_main_process and changed(read_run(work), settings):
+    if args.overwrite and state.is_main_process and find_changed_settings(read_run(work), settings):
         remove(work)
     state.wait_for_everyone()
     check_run(work, settings)
     memory = Memory(work, shard)
     memory.known |= base
-    tally = work_through(batches, translator, memory, shard=shard, batch_tokens=args.tokens_per_batch)
-    tally.asked = asked
-    return memory.known, too_long, tally
+    stats = work_through(batches, translator, memory, shard=shard, batch_tokens=args.tokens_per_batch)
+    stats.requested = requested
+    return memory.known, too_long, stats
 
 
 def write_results(
-    merged: Merged, args: TranslateArguments, place: FileDestination, tally: Tally, translator: str
+    merged: Merged, args: TranslateArguments, place: FileDestination, stats: TranslationStats, translator: str
 ) -> None:
     """The report, what was refused, and at last the corpus.
 
     Raises:
         ValueError: nothing was kept; the disk is full; a file appeared meanwhile at one of their places.
     """
-    out, content = args.out, (merged, args.languages, tally, translator)
+    out, content = args.out, (merged, args.languages, stats, translator)
     kept = sum(len(row.translations) for row in merged.kept)
     *reports, corpus = targets(out)
     markdown, page, refused = (place.drafts / path.name for path in reports)

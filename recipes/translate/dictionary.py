@@ -30,7 +30,7 @@ class Dictionary:
         self.name = name
         self.tables = tables
         self.patterns = {
-            code: [(_pattern(english), said) for english, said in table.items() if _SLOT.search(english)]
+            code: [(_pattern(english), target) for english, target in table.items() if _SLOT.search(english)]
             for code, table in tables.items()
         }
 
@@ -50,11 +50,11 @@ class Dictionary:
     def _translate(self, text: str, code: str) -> str:
         if text in self.tables[code]:
             return self.tables[code][text]
-        for pattern, said in self.patterns[code]:
+        for pattern, target in self.patterns[code]:
             if match := pattern.fullmatch(text):
                 slots = {key: self.tables[code].get(value) for key, value in match.groupdict().items()}
                 if all(slots.values()):
-                    return said.format(**slots)
+                    return target.format(**slots)
         return ""
 
 
@@ -82,12 +82,12 @@ def mini_dictionary(languages: Sequence[str]) -> Dictionary:
     tables = {}
     for code in languages:
         table = {concept.names["en"]: concept.names[code] for concept in world.concepts}
-        said = phrases(code)
+        target = phrases(code)
         for relation in english.caption:
-            table[english.caption[relation]] = said.caption[relation]
-            table[english.question[relation]] = said.question[relation]
+            table[english.caption[relation]] = target.caption[relation]
+            table[english.question[relation]] = target.question[relation]
             # MMMEB's plain style: no final mark.
-            table[english.question[relation].rstrip("? ")] = said.question[relation].rstrip("? ")
+            table[english.question[relation].rstrip("? ")] = target.question[relation].rstrip("? ")
         for instruction, known in instruction_table().items():
             if code not in known:
                 field = mask(instruction_field(instruction))[0]

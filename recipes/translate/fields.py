@@ -184,20 +184,20 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
     target = language(code)
     own: list[str] = []
     for piece, translate in split.pieces:
-        said = strip_artefact(piece, translated(piece).strip()) if translate else piece
-        if not said.strip() and translate:
+        translation = strip_artefact(piece, translated(piece).strip()) if translate else piece
+        if not translation.strip() and translate:
             return ""
-        own.append(repair_end(piece, said, target) if translate else said)
+        own.append(repair_end(piece, translation, target) if translate else translation)
     instruction = "".join(own)
     if split.instruction:
         known = instruction_table().get(split.instruction, {})
         instruction = known.get(code)
         if instruction is None:
             field = instruction_field(split.instruction)
-            said = strip_artefact(field, translated(field).strip())
-            if not said:
+            translation = strip_artefact(field, translated(field).strip())
+            if not translation:
                 return ""
-            instruction = repair_end(field, said, target) + split.instruction[len(field) :]
+            instruction = repair_end(field, translation, target) + split.instruction[len(field) :]
         if split.ending:
             instruction += target.marks.get(mark_class(split.ending, "en"), split.ending)
         instruction = instruction.replace("{x}", "".join(own))
@@ -213,12 +213,12 @@ def contents(english: str, translation: str, code: str) -> tuple[str, str]:
     ...          "Rappresenta l'immagine data con la seguente domanda: cosa?", "it")
     ('what?', 'cosa?')
     """
-    source, said = split_text(english), split_text(translation, code)
-    if said.instruction is None and code != "en":  # left in English, perhaps
-        said = split_text(translation, "en")
-    if source.instruction is not None and said.instruction is None:
+    source, target = split_text(english), split_text(translation, code)
+    if target.instruction is None and code != "en":  # left in English, perhaps
+        target = split_text(translation, "en")
+    if source.instruction is not None and target.instruction is None:
         return english, translation
-    return own_text(source), own_text(said)
+    return own_text(source), own_text(target)
 
 
 def own_text(split: Split) -> str:

@@ -50,15 +50,15 @@ def wrong_language(english: str, translation: str, code: str) -> str | None:
     """
     text = contents(english, translation, code)[1]
     base = common(code).split("-")[0]
-    asked = {code, base, *near(base)}
+    accepted = {code, base, *near(base)}
     if sum(c.isalpha() for c in text) * (WIDE if width(text) > len(text) else 1) < LETTERS:
         return None
     ranked = dict(identifier().rank(text[:ENOUGH]))
-    if not asked & ranked.keys():  # a language that the identifier does not know
+    if not accepted & ranked.keys():  # a language that the identifier does not know
         return None
     best = max(ranked, key=ranked.get)
-    wanted = sum(ranked.get(c, 0.0) for c in asked)
-    return best if best not in asked and ranked[best] >= SURE and wanted <= ALMOST_NOTHING else None
+    wanted = sum(ranked.get(c, 0.0) for c in accepted)
+    return best if best not in accepted and ranked[best] >= SURE and wanted <= ALMOST_NOTHING else None
 
 
 def near(code: str) -> set[str]:

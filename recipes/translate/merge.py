@@ -81,8 +81,8 @@ def merge(
             why = why or refusal(row.english, text, code, skip=skip)
             # An instruction in a translator's own words would hide a copied or garbled content.
             if why is None and is_new and (content := untabled_content(row.english, code)):
-                said, _ = joined(row, content, code, known, too_long)
-                why = refusal(content, said, code, skip=skip)
+                translated_content, _ = joined(row, content, code, known, too_long)
+                why = refusal(content, translated_content, code, skip=skip)
             if why is None:
                 kept[code] = text
             else:
@@ -117,7 +117,7 @@ def joined(
     return (None, lacking[0]) if lacking else (text, None)
 
 
-def judge(merged: Merged, model: object, least: float) -> Merged:
+def refuse_unlike(merged: Merged, model: object, least: float) -> Merged:
     """Refuse what a cross-lingual embedder finds unlike: cosine of English and translation below `least`."""
     pairs = [contents(row.english, text, code) for row in merged.kept for code, text in row.translations.items()]
     scores = iter(similarities(model, pairs))

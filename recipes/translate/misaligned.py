@@ -47,10 +47,10 @@ def _words(text: str, count: int | None = None) -> tuple[str, ...]:
     return tuple(word.group() for word in islice(re.finditer(r"\w+", text.casefold()), count))
 
 
-def _likeness(wanted: tuple[str, ...], said: tuple[str, ...]) -> float:
+def _likeness(wanted: tuple[str, ...], target: tuple[str, ...]) -> float:
     """Shared words over all words of the longer one; the first word counts twice."""
-    shared = len(set(wanted) & set(said)) + (wanted[:1] == said[:1])
-    return shared / (max(len(set(wanted)), len(set(said))) + 1)
+    shared = len(set(wanted) & set(target)) + (wanted[:1] == target[:1])
+    return shared / (max(len(set(wanted)), len(set(target))) + 1)
 
 
 def mismatch(english: str, translation: str, code: str) -> str | None:
@@ -60,9 +60,9 @@ def mismatch(english: str, translation: str, code: str) -> str | None:
     "'Represent the given image' beside 'Represent the given cropped image…'"
     >>> mismatch("Represent the given image.", "Rappresenta l'immagine data.", "it")
     """
-    asked, said = instruction_of(english, "en"), instruction_of(translation, code)
-    if said is None or said == asked:
+    source, target = instruction_of(english, "en"), instruction_of(translation, code)
+    if target is None or target == source:
         # A known instruction whose translation begins otherwise may only be put freely.
         return None
-    beside = asked or english.strip()
-    return f"{said!r} beside {beside if len(beside) < 40 else beside[:33] + '…'!r}"
+    beside = source or english.strip()
+    return f"{target!r} beside {beside if len(beside) < 40 else beside[:33] + '…'!r}"

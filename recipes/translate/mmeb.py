@@ -82,9 +82,9 @@ def download_mmeb(subsets: Sequence[str]) -> Path:
             )
         )
     except OSError as error:  # what the Hub's client raises, offline mode among it
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{', '.join(subsets)} of {MMEB} are not in the cache, nor does the Hub give them ({said}); "
+            f"{', '.join(subsets)} of {MMEB} are not in the cache, nor does the Hub give them ({cause}); "
             "allow the download (unset HF_HUB_OFFLINE), or pass --mmeb-data with a copy"
         ) from error
 
@@ -206,14 +206,14 @@ def authors_row(
             raise ValueError(f"{where}: {key} is {shorten(record[key])}; a text or null is needed")
         if fault := fault_of(record.get(key) or ""):
             raise ValueError(f"{where}: {key} {fault}")
-    english, said = (without_image_tokens(record.get(key) or "").lstrip() for key in ("text_en", "text_lang"))
+    english, translation = (without_image_tokens(record.get(key) or "").lstrip() for key in ("text_en", "text_lang"))
     if is_blank(english):
         raise ValueError(f"{where}: text_en is {shorten(record.get('text_en'))}; every row needs one")
-    given = record.get("id", "")
-    row_id = f"{given if given == '' else check_id(given, where)}#{number}"
+    value = record.get("id", "")
+    row_id = f"{value if value == '' else check_id(value, where)}#{number}"
     ours, theirs = record.get("img_en") or None, record.get("img_lang") or None
     if ours != theirs and theirs is not None:
         return row_id, f"img_en is {ours!r} and img_lang {theirs!r}; a row has one image", english
     image = None if ours is None else inside(ours, root, where, outside=options.outside_images)
-    kept = code in languages and not is_blank(said)
-    return ParallelRow(row_id, image, english, {code: said} if kept else {})
+    kept = code in languages and not is_blank(translation)
+    return ParallelRow(row_id, image, english, {code: translation} if kept else {})

@@ -10,7 +10,7 @@ from xvlm2vec_st.utils.texts import printable
 
 from ..shared.markup import markdown_table, page_head
 from .merge import Merged, Refused
-from .schedule import Tally
+from .schedule import TranslationStats
 
 EXAMPLES = 10
 SUBSETS = 40  # in a table of their own; MMEB-train has 21
@@ -82,9 +82,9 @@ def _short(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
 
-def markdown(merged: Merged, codes: Sequence[str], tally: Tally, translator: str) -> str:
+def markdown(merged: Merged, codes: Sequence[str], stats: TranslationStats, translator: str) -> str:
     """The report as Markdown."""
-    lines = ["# Parallel corpus", "", _cell(_summary(merged, tally, translator)), ""]
+    lines = ["# Parallel corpus", "", _cell(_summary(merged, stats, translator)), ""]
     for level, titled in (("##", tables(merged, codes)), ("###", examples(merged))):
         for title, table in titled:
             lines += [f"{level} {title}", ""]
@@ -105,11 +105,11 @@ def _cell(text: str) -> str:
     return ADDRESS.sub(lambda match: f"{match[1]}&#{ord(match[2])};", escaped)
 
 
-def _summary(merged: Merged, tally: Tally, translator: str) -> str:
+def _summary(merged: Merged, stats: TranslationStats, translator: str) -> str:
     kept = sum(len(row.translations) for row in merged.kept)
     return (
         f"{len(merged.kept):,} rows with {kept:,} translations kept, {len(merged.refused):,} refused. "
-        f"Translator: {printable(translator)}. {tally}."
+        f"Translator: {printable(translator)}. {stats}."
     )
 
 
@@ -123,9 +123,9 @@ summary{cursor:pointer;font-weight:600;margin:.4rem 0}
 """
 
 
-def html_page(merged: Merged, codes: Sequence[str], tally: Tally, translator: str) -> str:
+def html_page(merged: Merged, codes: Sequence[str], stats: TranslationStats, translator: str) -> str:
     """The report as one HTML page that needs no other file."""
-    body = ["<h1>Parallel corpus</h1>", f"<p>{html.escape(_summary(merged, tally, translator))}</p>"]
+    body = ["<h1>Parallel corpus</h1>", f"<p>{html.escape(_summary(merged, stats, translator))}</p>"]
     for title, table in tables(merged, codes):
         body += [f"<h2>{html.escape(title)}</h2>", _html_table(table)]
     body.append("<h2>Examples</h2>")

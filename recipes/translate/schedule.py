@@ -30,10 +30,10 @@ class Batch:
 
 
 @dataclass
-class Tally:
-    """What a run did: texts asked for, unique ones, in pieces after a loss; tokens, padding, seconds."""
+class TranslationStats:
+    """What a run did: texts requested, unique ones, in pieces after a loss; tokens, padding, seconds."""
 
-    asked: int = 0
+    requested: int = 0
     unique: int = 0
     before: int = 0
     translated: int = 0
@@ -45,12 +45,12 @@ class Tally:
     def __str__(self) -> str:
         """One line for people.
 
-        >>> str(Tally(asked=9, unique=3, translated=3, tokens=40, seconds=2)).split("; ")[1]
+        >>> str(TranslationStats(requested=9, unique=3, translated=3, tokens=40, seconds=2)).split("; ")[1]
         '40 tokens in 2 s, 20 tokens/s, padding 0.0 %'
         """
         rate = self.tokens / self.seconds if self.seconds else 0
         return (
-            f"{self.asked:,} texts, {self.unique:,} of them different: {self.before:,} known, "
+            f"{self.requested:,} texts, {self.unique:,} of them different: {self.before:,} known, "
             f"{self.translated:,} translated ({self.in_pieces:,} in pieces); {self.tokens:,} tokens in "
             f"{self.seconds:.0f} s, {rate:,.0f} tokens/s, padding {self.waste:.1%}".replace("%", " %")
         )
@@ -71,10 +71,10 @@ def wanted_fields(rows: Sequence[ParallelRow], codes: Sequence[str]) -> dict[str
     return wanted
 
 
-def digest(texts: Sequence[str]) -> str:
+def hash_texts(texts: Sequence[str]) -> str:
     """What tells one list of texts from another.
 
-    >>> digest(["a", "b"]) != digest(["ab"])
+    >>> hash_texts(["a", "b"]) != hash_texts(["ab"])
     True
     """
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -104,34 +104,34 @@ def work_through(
     shard: tuple[int, int] = (0, 1),
     batch_tokens: int,
     show_progress: bool = True,
-) -> Tally:
+) -> TranslationStats:
     """Translate every N-th batch that the memory lacks, each into the memory before the next.
 
     Raises:
         ValueError: the translator's answers are not one a text; the disk is full.
     """
-    tally = Tally(unique=sum(len(batch.texts) for batch in batches))
+    stats = TranslationStats(unique=sum(len(batch.texts) for batch in batches))
     mine = [
         batch
         for batch in batches[shard[0] :: shard[1]]
         if any((batch.code, text) not in memory.known for text in batch.texts)
     ]
-    tally.before = sum((b.code, text) in memory.known for b in batches for text in b.texts)
+    stats.before = sum((b.code, text) in memory.known for b in batches for text in b.texts)
     started, padded = time.monotonic(), 0
     total = sum(sum(batch.lengths) for batch in mine)
     with tqdm(total=total, unit=" tokens", desc="translating", disable=not show_progress) as bar:
         for batch in mine:
-            said, in_pieces = translate_batch(translator, batch.texts, batch.code, batch_tokens)
-            memory.add(batch.code, batch.texts, said)
-            tally.translated += len(batch.texts)
-            tally.in_pieces += in_pieces
-            tally.tokens += sum(batch.lengths)
+            translations, in_pieces = translate_batch(translator, batch.texts, batch.code, batch_tokens)
+            memory.add(batch.code, batch.texts, translations)
+            stats.translated += len(batch.texts)
+            stats.in_pieces += in_pieces
+            stats.tokens += sum(batch.lengths)
             padded += len(batch.lengths) * max(batch.lengths)
-            tally.seconds = time.monotonic() - started
-            tally.waste = 1 - tally.tokens / padded if padded else 0.0
-            bar.set_postfix_str(f"{batch.code}, padding {tally.waste:.1%}")
+            stats.seconds = time.monotonic() - started
+            stats.waste = 1 - stats.tokens / padded if padded else 0.0
+            bar.set_postfix_str(f"{batch.code}, padding {stats.waste:.1%}")
             bar.update(sum(batch.lengths))
-    return tally
+    return stats
 
 
 def translate_batch(
@@ -140,30 +140,30 @@ def translate_batch(
     """(translations, how many were translated in pieces because a mark or a number was lost)."""
     masked = [mask(text) for text in texts]
     answers = ask(translator, [text for text, _ in masked], code)
-    said: list[str | None] = []
+    translations: list[str | None] = []
     lost: list[int] = []
     for i, (text, (_, kept), answer) in enumerate(zip(texts, masked, answers, strict=True)):
         whole = unmask(answer, kept) if answer else answer
         if answer and (whole is None or numbers(text) - numbers(whole)):
             lost.append(i)
-        said.append(whole)
+        translations.append(whole)
     if lost:
         parts = {i: pieces(texts[i]) for i in lost}
         wanted = list(dict.fromkeys(p for ps in parts.values() for p, translate in ps if translate))
         known = dict(zip(wanted, in_batches(translator, wanted, code, batch_tokens), strict=True))
         for i, ps in parts.items():
             joined = [known[piece] if translate else piece for piece, translate in ps]
-            said[i] = None if None in joined else "" if "" in joined else "".join(joined)
-    return said, len(lost)
+            translations[i] = None if None in joined else "" if "" in joined else "".join(joined)
+    return translations, len(lost)
 
 
 def in_batches(translator: Translator, texts: Sequence[str], code: str, batch_tokens: int) -> list[str | None]:
     """Translate any number of texts, in batches of their own."""
-    said: dict[int, str | None] = {}
+    translations: dict[int, str | None] = {}
     for batch in plan_batches(translator.lengths(texts, code), batch_tokens):
         answers = ask(translator, [texts[i] for i in batch], code)
-        said |= dict(zip(batch, answers, strict=True))
-    return [said[i] for i in range(len(texts))]
+        translations |= dict(zip(batch, answers, strict=True))
+    return [translations[i] for i in range(len(texts))]
 
 
 def ask(translator: Translator, texts: Sequence[str], code: str) -> list[str | None]:

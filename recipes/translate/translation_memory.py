@@ -37,7 +37,7 @@ class Memory:
         pairs = list(zip(texts, translations, strict=True))
         line = json.dumps({"to": code, "texts": pairs}, ensure_ascii=False) + "\n"
         append_line(self.path, line)
-        self.known |= {(code, text): said for text, said in pairs}
+        self.known |= {(code, text): translation for text, translation in pairs}
 
 
 def append_line(path: Path, line: str) -> None:
@@ -108,7 +108,7 @@ def batch_of(line: bytes) -> dict[Key, str | None]:
             "no batch of a translation memory ('to', 'texts'); give the folder OUT.work of another run, or a "
             "file of it, not a corpus (pass that with --corpus)"
         )
-    return {(code, text): said for text, said in texts}
+    return {(code, text): translation for text, translation in texts}
 
 
 def _is_pair(entry: object) -> bool:
@@ -148,10 +148,10 @@ def read_run(folder: Path) -> dict[str, str | int]:
     return read_object(path, "delete it, or the whole folder with --overwrite") if path.is_file() else {}
 
 
-def changed(before: Mapping[str, str | int], settings: Mapping[str, str | int]) -> list[str]:
+def find_changed_settings(before: Mapping[str, str | int], settings: Mapping[str, str | int]) -> list[str]:
     """The settings that a run was begun with otherwise.
 
-    >>> changed({"translator": "a", "corpus it": "x"}, {"translator": "b", "corpus it": "x", "beams": 1})
+    >>> find_changed_settings({"translator": "a", "corpus it": "x"}, {"translator": "b", "corpus it": "x", "beams": 1})
     ['translator']
     """
     return [key for key in settings if key in before and settings[key] != before[key]]
@@ -164,7 +164,7 @@ def check_run(folder: Path, settings: Mapping[str, str | int]) -> None:
         ValueError: translator, corpus or another setting differs from what the folder was begun with.
     """
     before = read_run(folder)
-    if keys := changed(before, settings):
+    if keys := find_changed_settings(before, settings):
         listed = ", ".join(f"{key} {before[key]!r} -> {settings[key]!r}" for key in keys)
         raise ValueError(
             f"{folder} was started with other settings ({listed}); run with the same, pass --overwrite to drop it, or "

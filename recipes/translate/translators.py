@@ -171,13 +171,13 @@ class _Generator:
     def texts(self, answers: torch.Tensor) -> list[str | None]:
         """Answers as texts; None for one that was cut off before its end."""
         ended = torch.isin(answers.cpu(), self.ends).any(-1).tolist()
-        said = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        decoded = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         unknown = self.tokenizer.unk_token_id
         # Decoding leaves <unk> out: the answer lacks a word, and nothing shows it.
         broken = [unknown is not None and unknown in row for row in answers.tolist()]
         return [
             None if not end else BROKEN if lost else text.strip()
-            for text, end, lost in zip(said, ended, broken, strict=True)
+            for text, end, lost in zip(decoded, ended, broken, strict=True)
         ]
 
 
@@ -288,5 +288,5 @@ class Chat(_Generator):
 
     def translate(self, texts: Sequence[str], code: str) -> list[str | None]:
         """One translation a text."""
-        said = self.texts(self.generate(self.inputs(texts, code)))
-        return [text and re.sub(r"^<think>.*?</think>\s*", "", text, flags=re.DOTALL) for text in said]
+        translations = self.texts(self.generate(self.inputs(texts, code)))
+        return [text and re.sub(r"^<think>.*?</think>\s*", "", text, flags=re.DOTALL) for text in translations]

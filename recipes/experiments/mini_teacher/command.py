@@ -92,12 +92,12 @@ def columns(kind: str, world: World, scenes: Sequence[Scene]) -> list[list]:
         return [{"image": p, "text": t} for p, t in zip(images, texts, strict=True)]
 
     if kind in ("i2t", "t2i", "c"):
-        said = [scene.caption(world, "en") for scene in scenes]
+        captions = [scene.caption(world, "en") for scene in scenes]
         if kind == "t2i":
             targets = with_images([render_target(kind, "en")] * len(scenes))
-            return [[render_query(kind, "en", text) for text in said], targets]
+            return [[render_query(kind, "en", text) for text in captions], targets]
         queries = with_images([render_query(kind, "en")] * len(scenes))
-        return [queries, [render_target(kind, "en", text) for text in said]]
+        return [queries, [render_target(kind, "en", text) for text in captions]]
     names = [world.name(scene.answer, "en") for scene in scenes]
     if kind == "vqa":
         queries = with_images([render_query(kind, "en", s.question(world, "en")) for s in scenes])

@@ -37,9 +37,9 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
         for kind in KINDS:
             texts += [*instruction(kind, language)] * 20
         for relation in RELATIONS:
-            said = phrases(language)
-            texts += [said.caption[relation].format(a=n, b=n) for n in names]
-            texts += [said.question[relation].format(b=n) for n in names]
+            templates = phrases(language)
+            texts += [templates.caption[relation].format(a=n, b=n) for n in names]
+            texts += [templates.question[relation].format(b=n) for n in names]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
