@@ -91,13 +91,13 @@ def measure(model: SentenceTransformer, rows: list[dict[str, Any]], repeats: int
 
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
-    """Measure, print and, where asked for, keep; returns the table's rows."""
+    """Measure and print; write the table to a document if asked to. Returns the table's rows."""
     parser = parser_of(__doc__)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="phi3_v")
     parser.add_argument("--attention", nargs="+", default=attentions(), help="default: all that run here")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="less memory: less")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--document", type=Path, help="the document to keep the table in")
+    parser.add_argument("--document", type=Path, help="the document to write the table to")
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.geometry != "tiny" and device == "cpu":

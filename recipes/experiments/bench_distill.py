@@ -163,12 +163,12 @@ def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str
 
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
-    """Measure, print and, where asked for, keep; returns the table's rows."""
+    """Measure and print; write the table to a document if asked to. Returns the table's rows."""
     parser = parser_of(__doc__)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--rows", type=int, default=4, help="a step")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--document", type=Path, help="the document to keep the table in")
+    parser.add_argument("--document", type=Path, help="the document to write the table to")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         raw = write_checkpoint(Path(folder) / "raw", args.geometry)

@@ -58,12 +58,12 @@ def compare(stock: Any, ours: Any, rows: list[Any], *, batch_size: int, repeats:
 
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
-    """Measure, print and, where asked for, keep; returns the table's rows."""
+    """Measure and print; write the table to a document if asked to. Returns the table's rows."""
     parser = parser_of(__doc__)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--document", type=Path, help="the document to keep the table in")
+    parser.add_argument("--document", type=Path, help="the document to write the table to")
     args = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     parser.add_argument("--muon-learning-rate", type=float, default=0.006, help="of all other matrices; 0: AdamW")
     parser.add_argument("--distance-metric", choices=("mse", "cosine"), default="mse")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--document", type=expanded, help="the document to keep the table in")
+    parser.add_argument("--document", type=expanded, help="the document to write the table to")
     args = parser.parse_args(argv)
     place = Destination(args.out, overwrite=args.overwrite, suffix=".rows", command="recipes.experiments.text_embedder")
     with place.hold():

@@ -50,7 +50,7 @@ class OfTheStart(argparse.Action):
     """An option that `run` reads, and that is no part of what a recipe does."""
 
     def __call__(self, *args: object, **kwargs: object) -> None:
-        """Leave no trace among the options."""
+        """Store nothing among the options."""
 
 
 def run(main: Callable[[], object]) -> None:
@@ -60,7 +60,7 @@ def run(main: Callable[[], object]) -> None:
     on the command line, the libraries' log is shown, and the traceback.
 
     Raises:
-        SystemExit: of either.
+        SystemExit: the recipe failed or was stopped.
     """
     debug = DEBUG in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):

@@ -158,7 +158,7 @@ def translate_batch(
 
 
 def in_batches(translator: Translator, texts: Sequence[str], code: str, batch_tokens: int) -> list[str | None]:
-    """Translate any number of texts, in batches of their own."""
+    """Translate any number of texts in separate batches."""
     translations: dict[int, str | None] = {}
     for batch in plan_batches(translator.lengths(texts, code), batch_tokens):
         answers = ask(translator, [texts[i] for i in batch], code)
@@ -196,7 +196,7 @@ def plan_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Part texts of `lengths` tokens into batches of at most `max_tokens`, padding included.
 
     Longest first: memory runs out at once or never. Texts of one length keep their order, so the
-    plan depends on the lengths alone. A text longer than `max_tokens` is a batch of its own.
+    plan depends on the lengths alone. A text longer than `max_tokens` gets a batch to itself.
 
     >>> plan_batches([3, 9, 3, 4], 9)
     [[1], [3, 0], [2]]

@@ -1,4 +1,4 @@
-"""The mini teacher before training: a LLaVA of 3 M parameters with a tokenizer of its own."""
+"""The mini teacher before training: a LLaVA of 3 M parameters with its tokenizer."""
 
 from pathlib import Path
 
