@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: unknown command {name!r}; commands: {', '.join(COMMANDS)}\n")
         return 2
     module, _ = COMMANDS[name]
-    sys.argv = [f"xvlm2vec {name}", *words[1:]]
     command = import_module(module, __package__)
     if name == "build":
-        return command.main()
+        return command.main(words)
     from .shared.command import run
 
+    sys.argv = [f"xvlm2vec {name}", *words[1:]]
     run(command.main)
     return 0
 

@@ -176,7 +176,7 @@ def test_the_head_that_every_checkpoint_has_too_much_is_not_told(
 @pytest.mark.parametrize("document", ["README.md", "docs/build.md"])
 def test_commands_of_the_documents_are_ones(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
-    lines = re.findall(r"^    python -m xvlm2vec_st (build [\w-]+/.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^    xvlm2vec (build [\w-]+/.*)$", text, re.MULTILINE)
     said = [vars(build_parser().parse_args(shlex.split(line))) for line in lines]
     assert [(each["base"], each["adapter"]) for each in said] == [
         ("microsoft/Phi-3.5-vision-instruct", "TIGER-Lab/VLM2Vec-LoRA"),

@@ -1,7 +1,7 @@
 """Build a sentence-transformers folder from an LVLM checkpoint.
 
-python -m xvlm2vec_st build BASE OUT
-python -m xvlm2vec_st build microsoft/Phi-3.5-vision-instruct teacher --adapter TIGER-Lab/VLM2Vec-LoRA
+xvlm2vec build BASE OUT
+xvlm2vec build microsoft/Phi-3.5-vision-instruct teacher --adapter TIGER-Lab/VLM2Vec-LoRA
 """
 
 import argparse
@@ -17,7 +17,7 @@ from xvlm2vec_st.utils.texts import printable
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     main_parser = argparse.ArgumentParser(
-        prog="python -m xvlm2vec_st",
+        prog="xvlm2vec",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
