@@ -1,7 +1,7 @@
 """Score models on MMMEB and compare them: tables, a chart, every query, a page of hard queries.
 
-    python -m recipes.evaluate ./xvlm2vec --tasks MMMEBMini                      # offline, a minute or two
-    python -m recipes.evaluate ./xvlm2vec sentence-transformers/clip-ViT-B-32-multilingual-v1 \\
+    xvlm2vec evaluate ./xvlm2vec --tasks MMMEBMini                      # offline, a minute or two
+    xvlm2vec evaluate ./xvlm2vec sentence-transformers/clip-ViT-B-32-multilingual-v1 \\
         --tasks MMMEB --languages eng ita --styles plain,punct,newline --out report
 
 A model is a folder, or a name that `mteb run -m` takes. In OUT: scores.md, scores.csv, pairs.csv (each
