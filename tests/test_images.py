@@ -203,3 +203,24 @@ def test_a_batch_size_below_one_is_refused():
     ours = SentenceTransformer(str(tiny.embedder("llava")), device="cpu")
     with pytest.raises(ValueError, match="batch_size is 0; pass 1 or more"):
         ours.encode(["a", "b"], batch_size=0)
+
+
+def test_a_call_opens_and_hashes_each_image_once(tmp_path, monkeypatch):
+    from xvlm2vec_st.encoding import batches, inputs
+
+    path = str(tmp_path / "one.png")
+    tiny.random_image(1).save(path)
+    counts = {"opened": 0, "hashed": 0}
+
+    def count(name, original):
+        def counting(source):
+            counts[name] += 1
+            return original(source)
+
+        return counting
+
+    monkeypatch.setattr(inputs, "open_image", count("opened", inputs.open_image))
+    monkeypatch.setattr(batches, "image_key", count("hashed", batches.image_key))
+    model = SentenceTransformer(str(tiny.embedder("llava")))
+    model[0].preprocess([{"image": path, "text": f"question {n}"} for n in range(16)])
+    assert counts["opened"] == 1 and counts["hashed"] == 1

@@ -274,3 +274,36 @@ def test_a_student_in_bf16_is_warned_of(tmp_path, caplog):
         folder = str(tiny.embedder("llava"))
         trainer(tmp_path, rows(), SentenceTransformer(folder, model_kwargs={"dtype": dtype}))
         assert ('model_kwargs={"dtype": "float32"}' in caplog.text) is warned
+
+
+class EightTextsAtMost(MultilingualDistillationLoss):
+    """Runs out of memory with more than eight texts, which more than two rows may have."""
+
+    sizes: list[int] = []
+
+    def forward(self, features, *args, **kwargs):
+        size = max(len(value) for key, value in features[0].items() if key.endswith("input_ids"))
+        self.sizes.append(size)
+        if size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(features, *args, **kwargs)
+
+
+def test_auto_find_batch_size_lowers_the_batch_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(EightTextsAtMost, "sizes", [])
+    student = embedder()
+    run = trainer(tmp_path, rows(), student, EightTextsAtMost(student, embedder()), auto_find_batch_size=True)
+    run.train()
+    assert run.state.global_step == 2
+    assert EightTextsAtMost.sizes[0] > 8 >= max(EightTextsAtMost.sizes[-2:])
+
+
+def test_a_loss_passed_by_position_reaches_the_collator(tmp_path):
+    student = embedder()
+    loss = MultilingualDistillationLoss(student, embedder(), cache=tmp_path / "cache")
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "runs"), report_to="none", use_cpu=True, max_steps=1
+    )
+    run = DistillationTrainer(student, arguments, Dataset.from_list(rows()), None, loss, languages=LANGUAGES)
+    assert (run.data_collator.shared, run.data_collator.inputs) == (loss.shares_prefix, True)
+    run.train()

@@ -212,9 +212,15 @@ class DistillationTrainer(SentenceTransformerTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Build the loader; a `ParallelStream` distributes its rows to the processes itself."""
+        size = self._train_batch_size
         if not isinstance(self.train_dataset, ParallelStream):
-            return super().get_train_dataloader()
-        size = self.args.train_batch_size
+            # `auto_find_batch_size` lowers the trainer's batch size. sentence-transformers 6.2 reads the arguments'.
+            requested = self.args.per_device_train_batch_size
+            self.args.per_device_train_batch_size = size // max(1, self.args.n_gpu)
+            try:
+                return super().get_train_dataloader()
+            finally:
+                self.args.per_device_train_batch_size = requested
         self.train_dataset.assign_rank(size, self.args.process_index, self.args.world_size)
         return DataLoader(
             self.train_dataset,
@@ -232,7 +238,7 @@ class DistillationTrainer(SentenceTransformerTrainer):
     ) -> Tensor:
         """Run a step; an out-of-memory error says what to lower."""
         with memory_hint(
-            f"in update {self.state.global_step + 1}, {self.args.train_batch_size} rows per batch; lower "
+            f"in update {self.state.global_step + 1}, {self._train_batch_size} rows per batch; lower "
             "per_device_train_batch_size (and raise gradient_accumulation_steps), tokens_per_batch or image_size, "
             "or use gradient_checkpointing or a LoRA"
         ):
