@@ -1,5 +1,6 @@
 """The package as a whole: what it exports, and what it needs for it."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -63,3 +64,15 @@ def test_bundled_files_are_package_data():
         folder = setuptools["package-dir"].get(package, package)
         assert list((ROOT / folder).glob(pattern)), (package, pattern)
     assert not any("torchvision" in need for need in project["project"]["dependencies"])
+
+
+def test_the_api_page_has_every_public_name_with_its_parameters():
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    section = page.split("## xvlm2vec_st\n")[1].split("\n## ")[0]
+    signatures = dict(re.findall(r"^### (\w+)\n    \w+\(((?:.|\n)*?)\)\n", section, re.MULTILINE))
+    assert set(re.findall(r"^### (\w+)$", section, re.MULTILINE)) == set(xvlm2vec_st.__all__)
+    assert len(signatures) > 4
+    for name, text in signatures.items():
+        documented = re.findall(r"(?:^|,\s*)(?:\*{1,2})?(\w+)", re.sub(r"=\([^)]*\)|=[^,\n]+", "", text))
+        parameters = list(inspect.signature(getattr(xvlm2vec_st, name)).parameters)
+        assert documented == parameters, name

@@ -144,13 +144,6 @@ def _shown(scene: Scene) -> list[int]:
     return [scene.subject] if scene.other is None else [scene.subject, scene.other]
 
 
-def train_scenes(world: World, count: int, seed: int) -> list[Scene]:
-    """`count` scenes of two concepts over train pairs."""
-    rng = random.Random(seed)
-    train, _ = split_pairs(len(world.concepts))
-    return [pair_scene(rng.choice(train), rng) for _ in range(count)]
-
-
 def test_scenes(world: World, count: int, seed: int = SPLIT_SEED) -> list[Scene]:
     """`count` scenes over test pairs, each beside its swapped twin, rings of shared concepts kept.
 
