@@ -81,7 +81,7 @@ def test_a_line_cut_in_half_is_found(data: Path, capsys: pytest.CaptureFixture[s
     path = data / "datasets" / FILE
     path.write_bytes(path.read_bytes()[:-40])
     found = report(data).findings
-    assert "line 12" in found["unreadable lines"][0] and "is no JSON" in found["unreadable lines"][0]
+    assert "line 12" in found["unreadable lines"][0] and "is not JSON" in found["unreadable lines"][0]
     assert found["not the published number of queries"] == ["11, published: 12"]
     assert main(["check", str(data)]) == 1
     assert "1 files are not as published" in capsys.readouterr().out
@@ -127,5 +127,5 @@ def test_many_places_are_counted_and_the_first_shown() -> None:
 
 def test_no_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "none")]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert check_module.SHOWN == 3

@@ -146,7 +146,7 @@ def test_no_space_half_way_is_said_and_the_next_run_goes_on(hub: Path, tmp_path:
         copy(source, target, length)
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(ValueError, match="no space left .*MMMEB_CACHE .*goes on where it stopped"):
+    with pytest.raises(ValueError, match="no space left .*MMMEB_CACHE .*continues where it stopped"):
         mmmeb_data()
     assert not (tmp_path / "cache" / "data-0123456789ab").exists()
     again = []

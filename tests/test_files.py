@@ -73,8 +73,8 @@ def test_lines_are_read_lazily(root: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "line", "message"),
     [
-        ("c", '{"id": 1, "img": "1", "cla', "line 1: .* is no JSON"),
-        ("c", "", "line 1: '' is no JSON"),
+        ("c", '{"id": 1, "img": "1", "cla', "line 1: .* is not JSON"),
+        ("c", "", "line 1: '' is not JSON"),
         ("c", "[1]", r"line 1: expected a JSON object, got \[1\]"),
         ("c", {"id": 1, "img": "1"}, "no field 'classes'; it has id, img, needs id, img, classes"),
         ("vg", {"img": "1", "text": "x", "imgs": ["1"]}, "no field 'id'"),
@@ -109,7 +109,7 @@ def test_a_bad_line_names_file_line_and_value(root: Path, kind: Kind, line: obje
 
 def test_bytes_that_are_no_text_name_the_line(root: Path) -> None:
     data_file(root, "d", "en", 9, "c").write_bytes(b"\xff\xfe\xfa\n")
-    with pytest.raises(ValueError, match="line 1: .* is no JSON"):
+    with pytest.raises(ValueError, match="line 1: .* is not JSON"):
         list(read_rows(root, "d", "en", 9, "c"))
 
 

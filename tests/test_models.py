@@ -135,7 +135,7 @@ def test_modalities_by_the_files(tmp_path: Path, files: dict, expected: tuple) -
 
 def test_a_model_that_takes_other_than_its_files_say_is_refused(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(models, "modalities_from_files", lambda path: (["text"], True))
-    with pytest.raises(ValueError, match="takes text and image, but its files say text; save it anew"):
+    with pytest.raises(ValueError, match="takes text and image, but its files say text; save it again"):
         models.load_folder("local/mine", folder=str(folder))
 
 

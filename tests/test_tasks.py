@@ -223,7 +223,7 @@ def test_without_data_the_command_says_so_in_one_line_and_other_errors_are_raise
         cli.wrap_run(lambda args: XTD10I2TRanking().load_data())(args)
     monkeypatch.setenv("MMMEB_DATA", str(write_published(tmp_path / "data")))
     next((tmp_path / "data" / "datasets").glob("xtd_en_*_i2t.jsonl")).write_text("{\n")
-    with pytest.raises(SystemExit, match="^mteb run: .*xtd_en.* line 1: .*is no JSON"):
+    with pytest.raises(SystemExit, match="^mteb run: .*xtd_en.* line 1: .*is not JSON"):
         cli.wrap_run(lambda args: XTD10I2TRanking().load_data())(args)
     with pytest.raises(ValueError, match="of the model"):
         cli.wrap_run(fails)(args)

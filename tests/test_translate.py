@@ -259,7 +259,7 @@ def test_what_is_lost_is_translated_in_pieces():
         (lambda texts: [], "gave 0 answers for"),
         (lambda texts: None, "gave 0 answers for"),
         (lambda texts: [*texts, "x"], "answers for"),
-        (lambda texts: [7 for _ in texts], "gave 7, which is no text"),
+        (lambda texts: [7 for _ in texts], "gave 7, which is not a text"),
     ],
 )
 def test_a_translator_that_does_not_answer_is_named_and_nothing_is_lost(english, whole, tmp_path, answer, message):

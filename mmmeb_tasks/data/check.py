@@ -52,10 +52,10 @@ def check(root: Path, *, images: bool = True) -> Iterator[Report]:
         images: open every image once, too.
 
     Raises:
-        ValueError: `root` is no folder.
+        ValueError: `root` is not a folder.
     """
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder; give the one with datasets/ and the image folders")
+        raise ValueError(f"{root} is not a folder; pass the one with datasets/ and the image folders")
     opened: dict[Path, str | None] = {}
     for expected, language, path in files(root):
         report = Report(expected.task, path)

@@ -122,7 +122,7 @@ def _unpack_into(partial: Path, source: Path) -> None:
         free = shutil.disk_usage(partial.parent).free / 1e9
         raise DataError(
             f"no space left for the images in {partial} ({free:.1f} GB free); make room, or set "
-            "MMMEB_CACHE to another disk, and run again: it goes on where it stopped"
+            "MMMEB_CACHE to another disk, and run again: it continues where it stopped"
         ) from error
 
 
@@ -156,11 +156,11 @@ def unzip(archive: Path, folder: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         raise DataError(
-            f"{archive} cannot be unpacked ({error}); delete it and run again, so that it is downloaded anew"
+            f"{archive} cannot be unpacked ({error}); delete it and run again, so that it is downloaded again"
         ) from error
     except DAMAGED as error:
         raise DataError(
-            f"{archive} is damaged ({printable(error)}); delete it and run again, so that it is downloaded anew"
+            f"{archive} is damaged ({printable(error)}); delete it and run again, so that it is downloaded again"
         ) from error
 
 

@@ -100,7 +100,7 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
     denominator.
 
     Raises:
-        DataError: no such file; or, naming file and line: a line that is no JSON object, a field
+        DataError: no such file; or, naming file and line: a line that is not a JSON object, a field
             that is missing or of another type, no candidates, an image that is not there.
     """
     records = read_records(root, dataset, lang, maximum, kind)
@@ -148,7 +148,7 @@ def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
         raise ValueError("the line is nested too deep; one object a line") from error
     except ValueError as error:
         shown = line[:60].decode(errors="replace").rstrip()
-        raise ValueError(f"{shown!r} is no JSON ({error}); one object a line") from error
+        raise ValueError(f"{shown!r} is not JSON ({error}); one object a line") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {short(record)}")
     if missing := [field for field in layout.fields if field not in record]:

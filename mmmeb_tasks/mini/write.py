@@ -225,7 +225,7 @@ def _new_folder(out: Path, **settings: object) -> Iterator[Path]:
         if place.named.exists():
             raise ValueError(f"{out} exists; pass a new folder")
         place.check()
-        if place.check_work():  # what a killed run left: writing anew takes seconds
+        if place.check_work():  # what a killed run left: writing it again takes seconds
             remove(place.work)
         place.begin(settings)
         place.draft.mkdir()

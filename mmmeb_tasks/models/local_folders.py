@@ -145,7 +145,7 @@ def load_folder(
     said, _ = modalities_from_files(Path(folder))
     if set(takes) != set(said):
         raise ValueError(
-            f"{folder} takes {' and '.join(takes)}, but its files say {' and '.join(said)}; save it anew "
+            f"{folder} takes {' and '.join(takes)}, but its files say {' and '.join(said)}; save it again "
             "with sentence-transformers 6.2 or later"
         )
     return encoder

@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Refuse an OUT that is no folder, or that has files which the report would replace.
+    """Refuse an OUT that is not a folder, or that has files which the report would replace.
 
     Raises:
         ValueError: the first of them.

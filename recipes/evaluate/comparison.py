@@ -200,7 +200,7 @@ def scores_chart(cells: Sequence[Cell], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     legend = axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
     for text in legend.get_texts():
-        text.set_parse_math(False)  # "$" in a name is no formula
+        text.set_parse_math(False)  # "$" in a name is not a formula
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

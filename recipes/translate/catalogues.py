@@ -36,7 +36,7 @@ def catalogue_rows(path: Path, languages: Sequence[str], source_language: str | 
     `it.po`, `locale/it/LC_MESSAGES/app.mo`), or the asked one where there is only one.
 
     Raises:
-        ValueError: the file is no catalogue; the language is unknown.
+        ValueError: the file is not a catalogue; the language is unknown.
     """
     try:
         catalogue = (polib.pofile if path.suffix == ".po" else polib.mofile)(str(path))
@@ -81,7 +81,7 @@ def tmx_rows(path: Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
     """Translation units of a TMX file that have English and an asked language; markup is dropped.
 
     Raises:
-        ValueError: the file is no XML.
+        ValueError: the file is not XML.
     """
     number = 0
     try:
@@ -146,7 +146,7 @@ def unit_texts(unit: ElementTree.Element, languages: Sequence[str]) -> dict[str,
 
 
 def segment_text(segment: ElementTree.Element) -> str:
-    """The text of a segment; what stands inside native codes (bpt, ept, it, ph, ut) is no text."""
+    """The text of a segment; what stands inside native codes (bpt, ept, it, ph, ut) is not a text."""
     text = segment.text or ""
     for child in segment:
         if child.tag.split("}")[-1] in ("hi", "sub"):
@@ -161,7 +161,7 @@ def is_moses(path: Path) -> bool:
 
 
 def moses_rows(path: Path, languages: Sequence[str]) -> Iterator[ParallelRow]:
-    """A Moses corpus: files of aligned lines, `FILE.en` and `FILE.LANGUAGE`; blank lines are no text.
+    """A Moses corpus: files of aligned lines, `FILE.en` and `FILE.LANGUAGE`; blank lines are not text.
 
     Raises:
         ValueError: no such file; no file of an asked language; files of different lengths.

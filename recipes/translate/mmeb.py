@@ -50,7 +50,7 @@ IMAGE_TOKEN = "<|image_1|>"
 
 
 def check_subsets(subsets: Sequence[str]) -> None:
-    """Refuse names that are no subsets.
+    """Refuse unknown subsets.
 
     Raises:
         ValueError: an unknown name, with the nearest ones.

@@ -88,7 +88,7 @@ def parse_text(value: Any, name: str, where: str) -> str | None:
     """A cell's text; None where it is empty or blank.
 
     Raises:
-        ValueError: it is no text, or holds half a character or a NUL.
+        ValueError: it is not a text, or holds half a character or a NUL.
     """
     if value is None or (isinstance(value, str) and is_blank(value)):
         return None

@@ -170,7 +170,7 @@ def ask(translator: Translator, texts: Sequence[str], code: str) -> list[str | N
     """The translator's answers, one a text.
 
     Raises:
-        ValueError: there are more or fewer, or one is no text.
+        ValueError: there are more or fewer, or one is not a text.
     """
     answers = list(translator.translate(texts, code) or ())
     if len(answers) != len(texts):
@@ -179,7 +179,7 @@ def ask(translator: Translator, texts: Sequence[str], code: str) -> list[str | N
             f"{texts[0][:60]!r}; what was translated before is kept"
         )
     if wrong := [answer for answer in answers if not isinstance(answer, str | None)]:
-        raise ValueError(f"{translator.name} gave {wrong[0]!r}, which is no text, into {code!r}")
+        raise ValueError(f"{translator.name} gave {wrong[0]!r}, which is not a text, into {code!r}")
     return answers
 
 

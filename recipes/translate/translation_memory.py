@@ -1,6 +1,6 @@
 """What was translated, on disk: one line a batch, each text with its language and its translation.
 
-Nothing is kept by its place. A line that a kill or a full disk cut off is no JSON: it is passed
+Nothing is kept by its place. A line that a kill or a full disk cut off is not JSON: it is passed
 over, and its batch is done again. Lines of several processes add up to one memory.
 """
 
@@ -44,7 +44,7 @@ def append_line(path: Path, line: str) -> None:
     """Append a line and wait until the disk has it; a torn line before it is closed off first.
 
     Raises:
-        ValueError: what the system says, and that the same command goes on where it stopped.
+        ValueError: what the system says, and that the same command continues where it stopped.
     """
     data = line.encode()
     try:
