@@ -5,7 +5,7 @@
 
 Importing it adds the tasks, benchmarks and models to mteb, now or when mteb is imported; an
 installation does so when mteb is imported. `MMMEB_NO_AUTOLOAD=1` switches both off; then
-`mmmeb_tasks.plugin.import_hook.install()` does it by hand. `files` and `instructions` need nothing but Python.
+`mmmeb_tasks.plugin.import_hook.install()` does it by hand. `data.layout` and `instructions` need nothing but Python.
 """
 
 import os

@@ -64,7 +64,8 @@ def download() -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     # What the Hub's client raises half-way is an error of its HTTP library, which differs between releases
-    # and need not be an OSError; its transfers by Xet raise RuntimeError.
+    # and need not be an OSError; its transfers by Xet raise RuntimeError. typeshed has
+    # `__bases__` as types of any kind.
     half_way: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, RuntimeError)  # type: ignore[assignment]
     try:
         return Path(snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE]))

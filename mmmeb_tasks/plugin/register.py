@@ -1,4 +1,4 @@
-"""What is added to mteb: tasks, benchmarks, models, and two steps wrap_run `mteb run`."""
+"""What is added to mteb: tasks, benchmarks, models, and two steps around `mteb run`."""
 
 import sys
 from collections.abc import Callable
