@@ -1,4 +1,4 @@
-"""The metadata of MMMEB's tasks: languages, kind of task, and where the statistics lie."""
+"""The metadata of MMMEB's tasks: languages, kind of task, and where their statistics are stored."""
 
 import os
 from pathlib import Path

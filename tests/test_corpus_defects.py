@@ -1,4 +1,4 @@
-"""The six defects of the published corpus (METHOD, section 2), each a check that the old code fails."""
+"""The six defects of the published corpus (arXiv 2503.09313), each a check that the old code fails."""
 
 import re
 

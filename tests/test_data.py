@@ -92,7 +92,7 @@ def test_no_network_is_one_error_that_names_both_ways_and_the_next_call_goes_on(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ValueError, match="the Hub did not give the data .*set MMMEB_DATA .*or allow"):
+    with pytest.raises(ValueError, match="the data could not be downloaded from the Hub .*set MMMEB_DATA .*or allow"):
         mmmeb_data()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(hub))
     assert (mmmeb_data() / "xm_images").is_dir()
@@ -114,7 +114,7 @@ def test_a_download_that_breaks_off_is_said_whatever_the_client_raises(hub: Path
                 raise
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", broken_off)
-    with pytest.raises(ValueError, match="did not give the data .*run again to go on where it stopped"):
+    with pytest.raises(ValueError, match="could not be downloaded .*run again to continue where it stopped"):
         mmmeb_data()
     assert raised and raised[0] not in ("ConnectError", "ConnectTimeout")
 

@@ -64,6 +64,7 @@ def test_the_table(capsys, tmp_path):
     hours = [float(cell.replace(",", "")) for cell in cells[0][3:]]
     assert hours[0] == pytest.approx(8 * hours[2], abs=0.5) and len(cells) == 3
     assert re.search(r"\| shared prefixes \|", document.read_text()) and "H100" in capsys.readouterr().out
+    assert document.read_text().splitlines()[1].startswith("    python -m recipes.experiments.scale --rate 400")
     assert [row[:3] for row in cells] == scale.main([]), "without a rate, no hours"
     with pytest.raises(ValueError, match="--rate and --device go together"):
         scale.main(["--rate", "400"])

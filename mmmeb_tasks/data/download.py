@@ -64,15 +64,16 @@ def download() -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     # What the Hub's client raises half-way is an error of its HTTP library, which differs between releases
-    # and need not be an OSError; its transfers by Xet raise RuntimeError. typeshed has
-    # `__bases__` as types of any kind.
+    # and need not be an OSError; its transfers by Xet raise RuntimeError.
+    # mypy knows the members of `__bases__` as types of any kind.
     half_way: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, RuntimeError)  # type: ignore[assignment]
     try:
         return Path(snapshot_download(HUB_DATASET, repo_type="dataset", allow_patterns=["datasets/*.jsonl", ARCHIVE]))
     except half_way as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"the Hub did not give the data ({said}); run again to go on where it stopped; {_both_ways()}"
+            f"the data could not be downloaded from the Hub ({cause}); run again to continue where it stopped; "
+            + _both_ways()
         ) from error
 
 

@@ -63,8 +63,8 @@ def locale_names(cldr: Path, locale: str) -> dict[str, str]:
 
 def usable(names: dict[str, str]) -> bool:
     """Whether a locale names every concept, and no two of them alike."""
-    ours = [names.get(c, "").casefold() for c in CONCEPTS]
-    return all(ours) and len(set(ours)) == len(ours)
+    values = [names.get(c, "").casefold() for c in CONCEPTS]
+    return all(values) and len(set(values)) == len(values)
 
 
 def choose_locales(cldr: Path, wanted: Sequence[str]) -> dict[str, dict[str, str]]:

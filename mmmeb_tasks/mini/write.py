@@ -30,7 +30,7 @@ CANDIDATES = 100
 DATASET = "mini"
 CORPUS_SEED, SINGLES_SEED = 724, 97
 SINGLE_EVERY = 8  # one scene in eight of the corpus shows one concept
-# What is said of an image of two, by weight. The texts of vqa and vg queries vary and want many rows;
+# Kinds of text for an image of two things, by weight. The texts of vqa and vg queries vary and need many rows;
 # i2t, t2i and crop are one instruction each.
 IMAGE_KINDS = {"vqa": 5, "vg": 5, "i2t": 1, "t2i": 1, "crop": 1}
 # What decides the files' content: the cache is named by it, so that no older world is ever read.
@@ -166,18 +166,18 @@ def _corpus_rows(world: World, scenes: int, rng: random.Random) -> Iterator[Corp
         else:
             scene, kind = Scene(rng.randrange(len(world.concepts)), seed=rng.getrandbits(30)), "c"
         named = rng.choice([c for c in (scene.subject, scene.other) if c is not None])
-        said = {language: scene.caption(world, language) for language in world.languages}
+        texts = {language: scene.caption(world, language) for language in world.languages}
         if rng.random() < 0.5:
-            yield f"{i}/caption", None, said
+            yield f"{i}/caption", None, texts
         else:
             yield (
                 f"{i}/t2i",
                 None,
-                {language: _query("t2i", language, text) for language, text in said.items()},
+                {language: _query("t2i", language, text) for language, text in texts.items()},
             )
         image = crop(scene, world, named) if kind == "crop" else draw(scene, world)
-        said = {language: _text_of_image(kind, scene, named, world, language) for language in world.languages}
-        yield f"{i}/picture/{kind}", image, said
+        texts = {language: _text_of_image(kind, scene, named, world, language) for language in world.languages}
+        yield f"{i}/picture/{kind}", image, texts
 
 
 def write_corpus(

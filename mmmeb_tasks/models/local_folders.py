@@ -142,10 +142,10 @@ def load_folder(
     model = sentence_transformer(folder, device=device, truncate_dim=embed_dim, **kwargs)
     encoder = MMMEBEncoder(model, name=name, style=style, batch_size=None)
     takes = [m for m in ("text", "image") if model.supports(m)]
-    said, _ = modalities_from_files(Path(folder))
-    if set(takes) != set(said):
+    stored, _ = modalities_from_files(Path(folder))
+    if set(takes) != set(stored):
         raise ValueError(
-            f"{folder} takes {' and '.join(takes)}, but its files say {' and '.join(said)}; save it again "
+            f"{folder} takes {' and '.join(takes)}, but its files say {' and '.join(stored)}; save it again "
             "with sentence-transformers 6.2 or later"
         )
     return encoder

@@ -205,7 +205,7 @@ class _Kept:
     """What is kept of a model as long as it lives, shared by tasks and languages; not the model."""
 
     vectors: dict[tuple, NDArray[np.float32]] = field(default_factory=dict)
-    ours: EncoderProtocol | None = None
+    own_encoder: EncoderProtocol | None = None
 
 
 _KEPT: WeakKeyDictionary[MTEBModels, _Kept] = WeakKeyDictionary()
@@ -218,12 +218,12 @@ def searcher(model: MTEBModels, ahead: Mapping[str, RetrievalSplitData]) -> MTEB
         return model
     encoder = cast(EncoderProtocol, model)
     if model not in _KEPT:
-        _KEPT[model] = _Kept(ours=_ours(encoder))
+        _KEPT[model] = _Kept(own_encoder=wrap_again(encoder))
     kept = _KEPT[model]
-    return CandidateSearch(kept.ours or encoder, kept.vectors, ahead)
+    return CandidateSearch(kept.own_encoder or encoder, kept.vectors, ahead)
 
 
-def _ours(model: EncoderProtocol) -> EncoderProtocol | None:
+def wrap_again(model: EncoderProtocol) -> EncoderProtocol | None:
     """mteb's wrapper around a sentence-transformers model -> our encoder, where that gives it more.
 
     mteb's gives such a model no task prompt. A model that takes an image with a text gets MMMEB's
@@ -234,8 +234,6 @@ def _ours(model: EncoderProtocol) -> EncoderProtocol | None:
     joint = model.model.supports(("image", "text"))
     if not joint and model.mteb_model_meta.use_instructions:
         return None
-    from mmmeb_tasks.models.encoder import (
-        MMMEBEncoder,  # it imports sentence-transformers: 3 s, and `retrieval`
-    )
+    from mmmeb_tasks.models.encoder import MMMEBEncoder  # imports sentence-transformers, which takes 3 s
 
     return MMMEBEncoder(model.model, batch_size=None)

@@ -22,9 +22,9 @@ from mmmeb_tasks.retrieval import MMMEBRetrieval, refuse_splits
 from mmmeb_tasks.utils.folders import Destination
 from mmmeb_tasks.utils.texts import markdown_cell, printable
 
-# Why a result is set aside -> the ending of its name.
 # A task whose results are checked before a run, and shown after it.
 Scored = MMMEBRetrieval | AggregateOfLanguages
+# Why a result is set aside -> the ending of its name.
 ASIDE = {"is cut off": "broken", "is of other data": "other"}
 
 
@@ -36,7 +36,7 @@ def wrap_run(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Na
         try:
             requested = requested_tasks(args)
             name, revision = model_of(args)
-            tasks = [task for task in requested if isinstance(task, MMMEBRetrieval | AggregateOfLanguages)]
+            tasks = [task for task in requested if isinstance(task, Scored)]
             cache = ResultCache(args.output_folder)
         except ValueError as error:
             sys.exit(f"mteb run: {printable(error)}")
@@ -138,7 +138,7 @@ def _refuse_languages(tasks: Sequence[type[AbsTask]], asked: set[str]) -> None:
 
 
 def _languages(task: type[AbsTask]) -> str:
-    if not issubclass(task, MMMEBRetrieval | AggregateOfLanguages):
+    if not issubclass(task, Scored):
         return ", ".join(sorted(task.metadata.languages))
     return ", ".join(
         f"{codes[0].split('-')[0]} ({lang})" for lang, codes in cast(dict, task.metadata.eval_langs).items()
@@ -177,15 +177,14 @@ def expand_aggregates(tasks: Iterable[Scored]) -> list[Scored]:
     """Tasks, and the tasks of aggregates."""
     expanded: list[Scored] = []
     for task in tasks:
-        expanded += [
-            task,
-            *(cast(list[MMMEBRetrieval], task.metadata.tasks) if isinstance(task, AggregateOfLanguages) else ()),
-        ]
+        expanded.append(task)
+        if isinstance(task, AggregateOfLanguages):
+            expanded += cast(list[MMMEBRetrieval], task.metadata.tasks)
     return expanded
 
 
 def set_aside(cache: ResultCache, task: Scored, model: str) -> list[Path]:
-    """Rename a model's results that mteb must not go on with, so that mteb computes them again.
+    """Rename a model's results that are incomplete or of other data, so that mteb computes them again.
 
     These are files that were cut off while they were written, and scores of other rows than the
     data folder holds now: mteb itself does not ask which data a finished result is of.

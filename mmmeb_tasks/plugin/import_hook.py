@@ -20,7 +20,7 @@ TARGETS = (
     "mteb.cli.build_cli",
 )
 PACKAGE_PREFIX = "mmmeb_tasks."
-# What has been imported while a module of ours was half-way, which registering would find half empty.
+# Modules of mteb that were imported while one of our modules was incomplete. Registering waits for it.
 WAITING: list[str] = []
 
 
@@ -61,9 +61,9 @@ def register(name: str) -> None:
     except BaseException as error:  # SystemExit, too: importing mteb ends no program
         if sys.stderr is None:  # pythonw, a service
             return
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
         sys.stderr.write(
-            f"mmmeb_tasks: MMMEB could not be added to {name} of this mteb ({said}); mteb works without "
+            f"mmmeb_tasks: MMMEB could not be added to {name} of this mteb ({cause}); mteb works without "
             "it. Known to work: mteb 2.26. MMMEB_NO_AUTOLOAD=1 silences this.\n"
         )
 

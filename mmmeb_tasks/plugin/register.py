@@ -21,13 +21,13 @@ def register_tasks(module: ModuleType) -> None:
     from mmmeb_tasks.mini.tasks import MINI_TASKS
     from mmmeb_tasks.tasks import MMMEB_TASKS
 
-    ours = {task.metadata.name: task for task in (*MMMEB_TASKS, *MINI_TASKS, *AGGREGATES)}
-    for name, task in ours.items():
+    tasks = {task.metadata.name: task for task in (*MMMEB_TASKS, *MINI_TASKS, *AGGREGATES)}
+    for name, task in tasks.items():
         setattr(module, name, task)
     # Not `mteb.get_tasks`, which is the function; still empty while it is being imported.
     scanned: Any = sys.modules.get("mteb.get_tasks")
     if scanned is not None and hasattr(scanned, "_TASKS_REGISTRY"):
-        new = {name: task for name, task in ours.items() if name not in scanned._TASKS_REGISTRY}
+        new = {name: task for name, task in tasks.items() if name not in scanned._TASKS_REGISTRY}
         scanned._TASKS_REGISTRY.update(new)
         scanned.TASK_LIST = (*scanned.TASK_LIST, *new.values())
 

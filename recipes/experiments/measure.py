@@ -119,7 +119,7 @@ def replace_section(document: Path, name: str, text: str) -> None:
     if first not in whole or last not in whole:
         raise ValueError(f"{document}: no section between {first.strip()} and {last}; add both marks")
     head, rest = whole.split(first, 1)
-    document.write_text(head + first + text.strip() + "\n" + last + rest.split(last, 1)[1], "utf-8")
+    document.write_text(head + first + text.strip("\n") + "\n" + last + rest.split(last, 1)[1], "utf-8")
 
 
 def keep_table(

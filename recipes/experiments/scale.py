@@ -1,7 +1,7 @@
 """What the full run takes: tokens, operations, memory, and hours at a rate, for 1 to 64 GPUs.
 
-    python -m recipes.experiments.scale                                               # tokens and operations
-    python -m recipes.experiments.scale --rate 400 --device "H100, 400 TFLOP/s"   # hours at a rate that you measured
+    python -m recipes.experiments.scale                                            # tokens and operations
+    python -m recipes.experiments.scale --rate 400 --device "H100, 400 TFLOP/s"    # hours at your rate
 
 The operations follow a formula over the published geometry. tests/test_distill_scale.py compares the formula with
 the operations that PyTorch counts on a small model of the same kind.
@@ -19,7 +19,7 @@ from ..shared.command import parser_of, run
 from ..shared.markup import markdown_table
 from .measure import replace_section
 
-PAIRS, LANGUAGES = 724_000, 4  # METHOD, section 2; four translations a text
+PAIRS, LANGUAGES = 724_000, 4  # arXiv 2503.09313; four translations per text
 IMAGE_TOKENS = 757  # 1344 x 1344 pixels at num_crops 4
 GPUS = (1, 4, 8, 64)
 HEADER = ("route", "decoder tokens", "FLOPs", *(f"{count} GPU{'s'[: count > 1]}, h" for count in GPUS))

@@ -146,7 +146,7 @@ def unit_texts(unit: ElementTree.Element, languages: Sequence[str]) -> dict[str,
 
 
 def segment_text(segment: ElementTree.Element) -> str:
-    """The text of a segment; what stands inside native codes (bpt, ept, it, ph, ut) is not a text."""
+    """The text of a segment; the content of native codes (bpt, ept, it, ph, ut) is left out."""
     text = segment.text or ""
     for child in segment:
         if child.tag.split("}")[-1] in ("hi", "sub"):

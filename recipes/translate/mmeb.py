@@ -84,7 +84,7 @@ def download_mmeb(subsets: Sequence[str]) -> Path:
     except OSError as error:  # what the Hub's client raises, offline mode among it
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{', '.join(subsets)} of {MMEB} are not in the cache, nor does the Hub give them ({cause}); "
+            f"{', '.join(subsets)} of {MMEB} are not in the cache, and could not be downloaded from the Hub ({cause}); "
             "allow the download (unset HF_HUB_OFFLINE), or pass --mmeb-data with a copy"
         ) from error
 

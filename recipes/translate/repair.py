@@ -1,6 +1,6 @@
 """Repair of a translation's ends: they become those of the English; marks are replaced, never appended.
 
-The published rules (METHOD, section 2) appended ("Was ist das." + "?" gave "Was ist das.?"), knew
+The published corpus' rules (arXiv 2503.09313) appended ("Was ist das." + "?" gave "Was ist das.?"), knew
 ASCII marks only, emptied texts of one character, and failed on a lone newline.
 """
 

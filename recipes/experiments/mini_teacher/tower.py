@@ -1,7 +1,7 @@
 """The first stage of the mini teacher: its tower learns which thing each patch of an image shows.
 
-LVLMs start from a pretrained tower. Trained through the decoder alone for as long, this one named
-only seven things in ten apart, and no question about them can be answered better than that.
+LVLMs start from a pretrained tower. Trained through the decoder alone for as long, this one named only
+seven things in ten, and no question about things can be answered better than that.
 """
 
 import random
