@@ -65,6 +65,9 @@ def test_the_hubs_files_are_unpacked_once(hub: Path, tmp_path: Path, monkeypatch
     assert len([*read_rows(folder, "xm", "de", 1000, "t2i")]) == 12
     monkeypatch.setattr(data_module, "unzip", lambda *args: pytest.fail("unpacked again"))
     assert mmmeb_data() == folder
+    left = folder.with_name(f"{folder.name}.partial.lock")
+    left.write_text("xvlm2vec_st run: process 1 on here\n")  # killed between the last move and the unlock
+    assert mmmeb_data() == folder and not left.exists()
 
 
 def test_a_copy_of_the_hubs_files_by_hand_is_unpacked(hub: Path, monkeypatch) -> None:
@@ -190,13 +193,13 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
         unzip(tmp_path / "images.zip", tmp_path)
 
 
-@pytest.mark.parametrize("find_damage", ["cut", "changed", "no zip"])
-def test_a_damaged_archive_is_named_and_gives_no_folder(hub: Path, tmp_path: Path, find_damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "changed", "no zip"])
+def test_a_damaged_archive_is_named_and_gives_no_folder(hub: Path, tmp_path: Path, damage: str) -> None:
     archive = hub / "images.zip"
     data = bytearray(archive.read_bytes())
-    if find_damage == "cut":
+    if damage == "cut":
         del data[-100:]
-    elif find_damage == "changed":
+    elif damage == "changed":
         data[60] ^= 255  # in the first image
     else:
         data = bytearray(b"<html>not found</html>")

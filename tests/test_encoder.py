@@ -139,12 +139,12 @@ def test_the_model_gets_the_exact_text_with_the_image(images: list[str]) -> None
     assert {call["prompt"] for call in model.calls} == {""}
 
 
-def test_the_style_is_in_the_text_and_in_the_place_of_results(images: list[str]) -> None:
+def test_the_style_is_in_the_text_and_in_the_place_of_results(images: list[str], tmp_path: Path) -> None:
     model = Recorder()
     newline, plain = MMMEBEncoder(model, style="newline"), MMMEBEncoder(model)
     encode(newline, MiniVQARanking, "en", "query", image=images[:1], text=["why"])
     assert model.inputs[0]["text"].endswith("question: why?\n")
-    paths = [ResultCache(Path("c")).get_task_result_path("T", e.mteb_model_meta) for e in (newline, plain)]
+    paths = [ResultCache(tmp_path).get_task_result_path("T", e.mteb_model_meta) for e in (newline, plain)]
     assert paths[0] != paths[1]
     with pytest.raises(ValueError, match="unknown style 'loud'; known: plain, punct, newline"):
         MMMEBEncoder(model, style="loud")  # type: ignore[arg-type]
@@ -246,12 +246,12 @@ def test_a_language_without_instructions_is_refused(images: list[str]) -> None:
         encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "pt", "query", image=images[:1])
 
 
-def test_other_weights_are_another_revision_and_never_share_a_result() -> None:
+def test_other_weights_are_another_revision_and_never_share_a_result(tmp_path: Path) -> None:
     first, second, same = Recorder(), Recorder(), Recorder()
     with torch.no_grad():
         second[0].linear.weight[0, 0] += 1e-6
     metas = [model_meta(m, name="x/y", style="plain") for m in (first, second, same)]
-    paths = [ResultCache(Path("c")).get_task_result_path("T", meta) for meta in metas]
+    paths = [ResultCache(tmp_path).get_task_result_path("T", meta) for meta in metas]
     assert paths[0] != paths[1] and paths[0] == paths[2]
     assert len(metas[0].revision) == 40
 

@@ -190,6 +190,9 @@ def test_the_cache_is_written_once_and_named_by_content(tmp_path, monkeypatch):
     assert data_file(folder, "mini", "en", 100, "i2t").is_file()
     stamp = folder.stat().st_mtime_ns
     assert write.ensure_mini(["en"]) == folder and folder.stat().st_mtime_ns == stamp
+    left = folder.with_name(f"{folder.name}.partial.lock")
+    left.write_text("xvlm2vec_st run: process 1 on here\n")  # killed between the last move and the unlock
+    assert write.ensure_mini(["en"]) == folder and folder.stat().st_mtime_ns == stamp and not left.exists()
     assert write.ensure_mini(["en", "it"]) != folder
     changed = tmp_path / "scenes.py"
     changed.write_text("another way to draw")

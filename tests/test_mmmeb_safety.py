@@ -134,18 +134,18 @@ def test_an_entry_that_is_larger_than_its_list_says_is_refused(tmp_path):
     assert not (tmp_path / "a.jpg").exists()
 
 
-@pytest.mark.parametrize("find_damage", ["stream", "lzma", "file and folder", "twice", "encrypted"])
-def test_a_damaged_archive_is_one_error_that_names_it(tmp_path, find_damage):
+@pytest.mark.parametrize("damage", ["stream", "lzma", "file and folder", "twice", "encrypted"])
+def test_a_damaged_archive_is_one_error_that_names_it(tmp_path, damage):
     entries = [("a.png", bytes(range(256)) * 9 + b"the red apple " * 200)]
-    if find_damage == "file and folder":
+    if damage == "file and folder":
         entries = [("a", b"x"), ("a/b", b"y")]
-    if find_damage == "twice":
+    if damage == "twice":
         entries = [("a", b"x"), ("./a", b"y")]
-    path = archive(tmp_path, entries, zipfile.ZIP_LZMA if find_damage == "lzma" else zipfile.ZIP_DEFLATED)
+    path = archive(tmp_path, entries, zipfile.ZIP_LZMA if damage == "lzma" else zipfile.ZIP_DEFLATED)
     content = bytearray(path.read_bytes())
-    if find_damage in ("stream", "lzma"):
+    if damage in ("stream", "lzma"):
         content[45:75] = b"\xff" * 30
-    if find_damage == "encrypted":
+    if damage == "encrypted":
         for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
             content[content.index(mark) + place] |= 1
     path.write_bytes(content)

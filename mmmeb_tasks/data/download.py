@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from mmmeb_tasks.data.layout import HUB_DATASET, DataError, files
-from mmmeb_tasks.utils.folders import Destination, expanded
+from mmmeb_tasks.utils.folders import Destination, expanded, is_complete
 from mmmeb_tasks.utils.texts import printable
 
 ARCHIVE = "images.zip"
@@ -94,10 +94,10 @@ def unpacked(source: Path, *, revision: str) -> Path:
         DataError: no archive, a broken one, one that leaves its folder; no space left.
     """
     folder = cache_folder() / f"data-{revision[:12]}"
-    if folder.is_dir():
+    if is_complete(folder):
         return folder
     missing = [path.name for _, _, path in files(source) if not path.is_file()]
-    if missing:
+    if missing and not folder.is_dir():
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise DataError(f"{source} is not complete: no {missing[0]}{more}; {_both_ways()}")
     place = Destination(folder, option="MMMEB_CACHE")

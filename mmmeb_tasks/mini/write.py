@@ -23,7 +23,7 @@ from mmmeb_tasks.instructions import EXTRA_INSTRUCTIONS, PUBLISHED, render_query
 from mmmeb_tasks.mini.bundle import BUNDLE
 from mmmeb_tasks.mini.scenes import Scene, crop, draw, pair_scene, single_scenes, split_pairs, test_scenes
 from mmmeb_tasks.mini.world import LANGUAGES, World, load_world
-from mmmeb_tasks.utils.folders import Destination, expanded, remove
+from mmmeb_tasks.utils.folders import Destination, expanded, is_complete, remove
 
 QUERIES = 300
 CANDIDATES = 100
@@ -246,7 +246,7 @@ def ensure_mini(languages: Sequence[str] = LANGUAGES) -> Path:
     content = b"".join(source.read_bytes() for source in SOURCES)
     digest = hashlib.sha256(content + "/".join(languages).encode()).hexdigest()[:12]
     folder = cache_folder() / f"mini-{digest}"
-    if folder.is_dir():
+    if is_complete(folder):
         return folder
     place = Destination(folder, command="mmmeb_tasks.mini.write", option="MMMEB_CACHE")
     with place.hold(wait=True):

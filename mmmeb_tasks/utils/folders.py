@@ -6,6 +6,7 @@ _folders = shared("folders")
 
 Destination = _folders.Destination
 expanded = _folders.expanded
+is_complete = _folders.is_complete
 read_object = _folders.read_object
 remove = _folders.remove
 whole_file = _folders.whole_file

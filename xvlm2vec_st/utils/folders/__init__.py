@@ -9,6 +9,7 @@ Needs Python alone, and imports relatively: `mmmeb_tasks.utils.folders` loads it
 
 from .destination import DRAFT, FINAL, MOVING, NOTE, Destination, write_note
 from .files import FileDestination
+from .locks import is_complete
 from .moves import expanded, move_file, remove, whole_file
 from .objects import read_object
 
@@ -20,6 +21,7 @@ __all__ = [
     "Destination",
     "FileDestination",
     "expanded",
+    "is_complete",
     "move_file",
     "read_object",
     "remove",

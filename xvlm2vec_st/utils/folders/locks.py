@@ -81,6 +81,16 @@ def unlock(handle: int, out: Path) -> None:
     os.close(handle)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a folder of a cache is in place, and unlocked.
+
+    A run that is killed between these two steps leaves its lock behind. To hold the folder's `Destination` removes
+    the lock. Where the cache cannot be written, the lock is ignored.
+    """
+    locked = folder.with_name(folder.name + LOCK).exists() and os.access(folder.parent, os.W_OK)
+    return folder.is_dir() and not locked
+
+
 def _close_in_child() -> None:
     """A forked child, a loading worker say, must not hold the lock when its parent is dead."""
     while _held:
