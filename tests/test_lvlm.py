@@ -13,6 +13,7 @@ from transformers import MistralConfig
 
 from xvlm2vec_st import LVLM, SentenceTransformer, build
 from xvlm2vec_st.encoding.batches import plan_batches
+from xvlm2vec_st.encoding.routes import packed_plan
 from xvlm2vec_st.images.hashing import image_key
 
 TOLERANCE = 1e-5
@@ -103,7 +104,7 @@ def test_gradients(family):
     inputs = [item for seed in range(2) for item in asked(tiny.random_image(seed))] + LANGUAGES
 
     def gradients(model):
-        model.double().train()  # in fp32 the order of sums alone moves a gradient by 2e-5
+        tiny.double(model).train()  # in fp32 the order of sums alone moves a gradient by 2e-5
         states = model(model.preprocess(inputs))["sentence_embedding"]
         (states * torch.arange(states.numel()).view_as(states).cos()).sum().backward()
         return {
@@ -112,8 +113,9 @@ def test_gradients(family):
 
     plain, shared = gradients(stock), gradients(ours)
     assert plain.keys() == shared.keys() and len(plain) > 20
+    tolerance = 1e-5 if family in tiny.FP32 else 1e-6
     for name, gradient in plain.items():
-        assert (gradient - shared[name]).norm() <= 1e-6 * gradient.norm() + 1e-9, name
+        assert (gradient - shared[name]).norm() <= tolerance * (gradient.norm() + 1e-3), name
     assert any("vision" in name or "visual" in name for name in plain)
 
 
@@ -166,16 +168,6 @@ def test_all_images_distinct_is_the_plain_route():
     assert_equal(stock, ours, inputs)
 
 
-def test_unknown_family_and_flash_attention_take_the_plain_route(monkeypatch):
-    _, ours = pair("llava")
-    monkeypatch.setattr(ours[0].model.config, "_attn_implementation", "flash_attention_2")
-    assert not ours[0].shares_prefix
-    monkeypatch.undo()
-    monkeypatch.setattr("xvlm2vec_st.lvlm.FAMILIES", ())
-    assert not ours[0].shares_prefix
-    assert "image_group" not in ours[0].preprocess(asked(tiny.random_image()))
-
-
 def test_prompts_and_identical_rows():
     stock, ours = pair("qwen2_vl" if tiny_has("qwen2_vl") else "llava")
     inputs = asked(tiny.random_image(), ["same", "same", "other"]) + ["text"]
@@ -196,19 +188,19 @@ def test_a_group_longer_than_the_model_is_split(family, monkeypatch):
     texts = [str(i) + "x" * 30 for i in range(4)]
     inputs = asked(three, texts) + ["a text"] + asked([one, two], texts) + asked(one, texts)
     features = ours[0].preprocess(inputs)
-    monkeypatch.setattr("xvlm2vec_st.lvlm.LONGEST_STRETCH", features["input_ids"].shape[1] + 40)
-    groups = ours[0].plan(features).groups
+    monkeypatch.setattr("xvlm2vec_st.encoding.routes.LONGEST_STRETCH", features["input_ids"].shape[1] + 40)
+    groups = packed_plan(ours[0].config.get_text_config(), features).groups
     assert len(groups) > len(set(groups)) == 3
     assert_equal(stock, ours, inputs)
 
 
-@pytest.mark.parametrize(("window", "shares"), [(None, True), (16, False)])
-def test_a_language_model_with_a_window_takes_the_plain_route(window, shares, tmp_path):
+@pytest.mark.parametrize(("window", "route"), [(None, "packed"), (16, "branched")])
+def test_a_language_model_with_a_window_takes_the_branched_route(window, route, tmp_path):
     config, processor = tiny.llava()
     config.text_config = MistralConfig(**tiny.TEXT, sliding_window=window)
     tiny.write(tmp_path / "raw", config, processor)
     stock, ours = loaded(build(tmp_path / "raw", tmp_path / "built"))
-    assert ours[0].shares_prefix is shares
+    assert ours[0].sharing.route == route
     assert_equal(stock, ours, asked(tiny.random_image()) + ["a text alone, longer than the window is wide"])
 
 

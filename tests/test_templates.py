@@ -28,11 +28,21 @@ GOLDEN = {
             "<image>\nWas ist das?",
             "<image>\n<image>\nRepresent: Was ist das?",
         )
-        for family in ("llava", "llava_next", "idefics3", "smolvlm")
+        for family in tiny.IMAGE
+    },
+    **{
+        family: ("Was ist das?", image, f"{image}Was ist das?", f"{image}{image}Represent: Was ist das?")
+        for family, image in {
+            "internvl": "<IMG_CONTEXT>\n",
+            "mistral3": "[IMG]\n",
+            "gemma3": "<start_of_image>\n",
+            "gemma4": "<|image|>\n",
+            "cohere2_vision": "<|IMG_PATCH|>\n",
+        }.items()
     },
     **{
         family: ("Was ist das?", QWEN, f"{QWEN}Was ist das?", f"{QWEN}{QWEN}Represent: Was ist das?")
-        for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+        for family in tiny.QWENS
     },
     "qwen2_vl_bare": (
         "Was ist das?",

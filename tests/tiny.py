@@ -13,12 +13,13 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_more
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -56,14 +57,16 @@ from xvlm2vec_st import build
 from xvlm2vec_st.families.loading import image_backend
 from xvlm2vec_st.phi3v import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 
-VIDEO = {"qwen2_vl": (), "qwen2_5_vl": (), "qwen3_vl": (), "smolvlm": ("num2words",)}
+VIDEO: dict[str, tuple[str, ...]] = {"qwen2_vl": (), "qwen2_5_vl": (), "qwen3_vl": (), "smolvlm": ("num2words",)}
+VIDEO |= dict.fromkeys(("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "internvl", "llava_onevision", "mistral3"), ())
+VIDEO |= dict.fromkeys(("lfm2_vl", "gemma4", "cohere2_vision"), ())
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 SPECIAL += ["<|video_pad|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>"]
-SPECIAL += ["<|image|>"]
+SPECIAL += ["<|image|>", *tiny_more.TOKENS]
 ID = {token: i for i, token in enumerate(SPECIAL)}
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-TEXT |= {"num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 2048}
+TEXT |= {"num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 2048}
 TEXT |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 CLIP = CLIPVisionConfig(**TOWER, image_size=28, patch_size=14)
@@ -81,8 +84,8 @@ CLIP_TOKENS = {
 }
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and `<s>` before every text as LLaMA's tokenizer has it."""
+def tokenizer(**named: str) -> PreTrainedTokenizerFast:
+    """Bytes, and `<s>` before every text as LLaMA's tokenizer has it; `named` tokens become attributes."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     whole = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(SPECIAL + letters)}, merges=[]))
     whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -90,7 +93,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     whole.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     whole.add_special_tokens(SPECIAL)
     return PreTrainedTokenizerFast(
-        tokenizer_object=whole, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=2048
+        tokenizer_object=whole,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=2048,
+        extra_special_tokens=named,
     )
 
 
@@ -174,10 +182,15 @@ def smolvlm() -> tuple[Any, Any]:
 MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     make.__name__: make for make in (phi3_v, llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm)
 }
+MAKERS |= {make.__name__: partial(make, TEXT, ID, tokenizer) for make in tiny_more.MORE}
 # What stands where the image goes, in VLM2Vec's layout.
 PLACEHOLDER = {"phi3_v": "<|image_1|>\n"}
-PLACEHOLDER |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm"), "<image>\n")
-PLACEHOLDER |= dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|vision_start|><|image_pad|><|vision_end|>\n")
+PLACEHOLDER |= {"internvl": "<IMG_CONTEXT>\n", "mistral3": "[IMG]\n", "gemma3": "<start_of_image>\n"}
+PLACEHOLDER |= {"gemma4": "<|image|>\n", "cohere2_vision": "<|IMG_PATCH|>\n"}
+IMAGE = ("llava", "llava_next", "idefics3", "smolvlm", "llava_onevision", "lfm2_vl", "aya_vision")
+PLACEHOLDER |= dict.fromkeys(IMAGE, "<image>\n")
+QWENS = [family for family in MAKERS if family.startswith("qwen")]
+PLACEHOLDER |= dict.fromkeys(QWENS, "<|vision_start|><|image_pad|><|vision_end|>\n")
 
 
 def case(family: str) -> Any:
@@ -207,6 +220,10 @@ def write(folder: Path, config: Any, processor: Any) -> Path:
     return folder
 
 
+# Qwen3.5 computes linear attention in fp32, whatever the dtype: gradients differ by fp32's rounding.
+FP32 = ("qwen3_5", "qwen3_5_moe")
+
+
 @cache
 def place() -> Path:
     """A folder that goes when the process ends."""
@@ -225,6 +242,14 @@ def checkpoint(family: str) -> Path:
 def embedder(family: str) -> Path:
     """The sentence-transformers folder that `build` makes of it; not to be changed."""
     return build(checkpoint(family), place() / "built" / family)
+
+
+def double(model: SentenceTransformer) -> SentenceTransformer:
+    """The model in fp64, where a gradient is exact to 1e-9. PyTorch's fused experts take fp32 at most."""
+    body: Any = model[0].model
+    if body._can_set_experts_implementation():
+        body.set_experts_implementation("eager")
+    return model.double()
 
 
 def random_image(seed: int = 0, width: int = 60, height: int = 40) -> Image.Image:

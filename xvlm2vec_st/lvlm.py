@@ -1,49 +1,39 @@
 """One image, many texts, one forward: a `Transformer` that computes shared prefixes once, with exact results."""
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.util import batch_to_device
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from xvlm2vec_st.encoding.batches import images_in, key_of, text_length
 from xvlm2vec_st.encoding.inputs import InputError, open_inputs
-from xvlm2vec_st.encoding.packing import (
-    Plan,
-    attention_mask,
-    common_prefix,
-    has_window,
-    images_of_groups,
-    pack,
-    plan_rows,
-    repeat_per_stretch,
-    unpack,
-)
-from xvlm2vec_st.encoding.token_rows import TokenRow, message_images, pad_rows, unpad_rows, with_new_tail, with_text
+from xvlm2vec_st.encoding.packing import common_prefix
+from xvlm2vec_st.encoding.routes import branched_states, packed_states, vision_states
+from xvlm2vec_st.encoding.sharing import ROUTES, Sharing, decide_sharing
+from xvlm2vec_st.encoding.token_rows import message_images, row_features, unpad_rows, with_new_tail, with_text
 from xvlm2vec_st.families.table import FAMILIES
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
-ATTENTION = ("sdpa", "eager")  # flash attention accepts no 4-D mask
-# A packed row's mask has width x width entries: 64 MiB of fp32 at this width.
-LONGEST_STRETCH = 4096
-# Per-token values beside `input_ids`.
-PER_TOKEN = ("attention_mask", "mm_token_type_ids")
-# Per-row values of a batch that shares; all other tensors belong to its images.
-PER_ROW = ("input_ids", *PER_TOKEN, "image_group", "shared_tokens")
+logger = logging.get_logger(__name__)
+
+# Settings of `apply_chat_template` that cut or pad rows, and sentence-transformers' own flag.
+SIZES = {"padding", "truncation", "max_length", "return_tensors", "processor_kwargs", "tokenizer_kwargs"}
+RESTORE = "restore_suffix"
 
 
 class LVLM(Transformer):
     """A `Transformer` that processes what rows share only once.
 
     Rows of a batch with the same images (by content) form a group. Their images are preprocessed once, the vision tower
-    runs once, and the decoder sees the group's common leading tokens once, in a packed row (see `encoding.packing`).
-    The states equal those of the plain route, row by row. If nothing is shared, or the family is not in
-    `families.table`, the plain route runs. `shares_prefix` says which route is possible.
+    runs once, and the decoder sees the group's common leading tokens once (see `encoding.routes`). The states equal
+    those of the plain route, row by row. `sharing` says which route the model takes, and why.
 
     `xvlm2vec_st.SentenceTransformer` uses this class for its first module. It is saved as sentence-transformers' own
     `Transformer`.
@@ -51,9 +41,13 @@ class LVLM(Transformer):
     Example::
 
         model = xvlm2vec_st.SentenceTransformer("xvlm2vec")
-        model[0].shares_prefix  # True
+        model[0].sharing  # Sharing(route='packed', reason='phi3_v is tested')
         model.encode([{"image": image, "text": text} for text in texts])  # one vision forward
     """
+
+    # Class attributes, because a loaded `Transformer` becomes an LVLM without `__init__`.
+    _forced: Sharing | None = None
+    _decided: tuple[str, Sharing] | None = None  # for an attention implementation
 
     @property
     def inner(self) -> Any:
@@ -65,17 +59,32 @@ class LVLM(Transformer):
         return cast(PreTrainedTokenizerBase, self.tokenizer)
 
     @property
+    def sharing(self) -> Sharing:
+        """The route of batches whose rows share images, and why: see `encoding.sharing.Sharing`.
+
+        Families of `families.table` are tested. Another family is checked on first use: a few small rows by the plain
+        route and by others. The verdict is remembered under `HF_HOME`. Assign a route ("packed", "branched",
+        "vision" or "plain") to force it, or None to decide again.
+        """
+        if reason := self._cannot_share():
+            return Sharing("plain", reason)
+        if self._forced is not None:
+            return self._forced
+        attention = self.config.get_text_config()._attn_implementation
+        if self._decided is None or self._decided[0] != attention:
+            self._decided = attention, decide_sharing(self, tested=self.config.model_type in FAMILIES)
+        return self._decided[1]
+
+    @sharing.setter
+    def sharing(self, route: str | None) -> None:
+        if route is not None and route not in ROUTES:
+            raise ValueError(f"sharing is {route!r}; pass one of {', '.join(ROUTES)}, or None to decide again")
+        self._forced, self._decided = None if route is None else Sharing(route, "set by the caller"), None
+
+    @property
     def shares_prefix(self) -> bool:
-        """Whether the family and the settings allow sharing."""
-        text = self.config.get_text_config()
-        return (
-            self.config.model_type in FAMILIES
-            and self.config._attn_implementation in ATTENTION
-            and not getattr(text, "use_bidirectional_attention", False)
-            and not has_window(text)
-            and set(self.processing_kwargs or {}) <= {"image"}
-            and getattr(self.processor, "chat_template", None) is not None
-        )
+        """Whether rows with the same images share work."""
+        return self.sharing.route != "plain"
 
     def preprocess(
         self,
@@ -103,50 +112,36 @@ class LVLM(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Token states, (rows, tokens, dim), by either route."""
+        """Token states, (rows, tokens, dim), by any route."""
         if "image_group" not in features:
             return super().forward(features, **kwargs)
-        plan = self.plan(features)
-        packed = {key: value for key, value in features.items() if key not in PER_ROW}
-        packed["input_ids"] = pack(plan, features["input_ids"], self._text_tokenizer.pad_token_id)
-        if "mm_token_type_ids" in features:
-            packed["mm_token_type_ids"] = pack(plan, features["mm_token_type_ids"])
-        packed["position_ids"] = pack(plan, self.positions(features))
-        packed["attention_mask"] = attention_mask(plan, cast(torch.dtype, self.inner.dtype))
-        images = self._image_tensors(features)
-        encoded = self.inner.get_image_features(**images, return_dict=True)
-        packed = {key: value for key, value in packed.items() if key not in images}
-        counts = features["num_images_per_sample"].tolist()
-        by_row = FAMILIES[self.config.model_type].encoded_by_row
-        packed["mm_encoder_outputs"] = {"image": repeat_per_stretch(encoded, plan.groups, counts, by_row=by_row)}
-        states = super().forward(packed, **kwargs)[self.module_output_name]
-        return features | {self.module_output_name: unpack(plan, states)}
+        plain = super().forward
 
-    def plan(self, features: dict[str, Any]) -> Plan:
-        """Plan how a batch is packed."""
-        text = self.config.get_text_config()
-        return plan_rows(
-            features["attention_mask"],
-            features["image_group"],
-            features["shared_tokens"],
-            limit=min(text.max_position_embeddings, LONGEST_STRETCH),
-            boundary=getattr(text, "original_max_position_embeddings", None),
-        )
+        def forward(given: dict[str, Any]) -> Tensor:
+            return cast(Tensor, plain(given, **kwargs)[self.module_output_name])
 
-    def positions(self, features: dict[str, Any]) -> Tensor:
-        """Positions of a batch's tokens: (rows, tokens), or (3, rows, tokens) for families with M-RoPE."""
-        mask = features["attention_mask"]
-        if not hasattr(self.inner, "get_rope_index"):
-            return (mask.cumsum(-1) - 1).clamp(min=0)
-        grids = features["image_grid_thw"].split(images_of_groups(features))
-        row_grids = [grids[group] for group in features["image_group"].tolist() if group >= 0]
-        positions, _ = self.inner.get_rope_index(
-            features["input_ids"],
-            mm_token_type_ids=features["mm_token_type_ids"],
-            image_grid_thw=torch.cat(row_grids),
-            attention_mask=mask,
-        )
-        return positions
+        route, pad = self.sharing.route, cast(int, self._text_tokenizer.pad_token_id)
+        if route == "branched":
+            states = branched_states(self.inner, features, forward, pad)
+        elif route == "packed":
+            states = packed_states(self.inner, features, forward, pad)
+        else:
+            states = vision_states(self.inner, features, forward)
+        return features | {self.module_output_name: states}
+
+    def to_device(self, features: dict[str, Any]) -> dict[str, Any]:
+        """The features on the model's device."""
+        return batch_to_device(features, self.inner.device)
+
+    def _cannot_share(self) -> str | None:
+        """Why the settings of this module forbid sharing; None if they allow it."""
+        settings = self.processing_kwargs or {}
+        sizes = {*cast(Mapping[str, Any], settings.get("chat_template", {}))} & SIZES
+        if not self._has_template():
+            return "the processor has no chat template"
+        if set(settings) - {"image", "chat_template"} or sizes:
+            return f"processing_kwargs sets {', '.join(sorted(sizes or {*settings} - {'image', 'chat_template'}))}"
+        return None
 
     def _check_empty(self, originals: Sequence[Any], inputs: Sequence[Any], prompt: str | None) -> None:
         """Refuse an empty text if template and tokenizer add no token to it.
@@ -159,7 +154,7 @@ class LVLM(Transformer):
             messages = self._messages([item], prompt, texts=True)
             if messages is None:
                 continue
-            rendered = self.processor.apply_chat_template(messages, tokenize=False)
+            rendered = self._render(messages)
             if not self._ids(rendered, [0])[0]:
                 raise InputError(
                     row, originals[row], "the text is empty, and the model adds no token to it; remove the row"
@@ -192,16 +187,12 @@ class LVLM(Transformer):
         if not messages:
             return []
         rows = [[with_text(message, text) for message in messages[0]] for text in ("0", "1 2 3 4")]
-        rendered = [self.processor.apply_chat_template([row], tokenize=False)[0] for row in rows]
+        rendered = self._render(rows)
         count = len(message_images(messages[0]))
         ids = [self._ids([text], [count])[0] for text in rendered]
         number = common_prefix([row[::-1] for row in ids])
         suffix = ids[0][len(ids[0]) - number :]
         return [] if image in suffix or number == min(map(len, ids)) else suffix
-
-    def _image_tensors(self, features: dict[str, Any]) -> dict[str, Tensor]:
-        parameters = signature(self.inner.get_image_features).parameters
-        return {key: features[key] for key in parameters if isinstance(features.get(key), Tensor)}
 
     def _messages(self, inputs: Sequence[Any], prompt: str | None, *, texts: bool = False) -> list[list[dict]] | None:
         """The opened inputs as chat messages; None for inputs without images, unless `texts` is set."""
@@ -238,32 +229,18 @@ class LVLM(Transformer):
         features = super().preprocess([messages[number] for number in leaders], **kwargs)
         rows = dict(zip(leaders, unpad_rows(features), strict=True))
         if any(rows[lead].ids[-len(tails[lead]) :] != tails[lead] for lead in leads if tails[lead]):
-            return None  # the processor inserts more than image tokens
+            logger.warning_once(  # type: ignore[attr-defined]
+                f"{self.config.model_type}: the processor changes the text after an image; rows share nothing"
+            )
+            return None
         for number, lead in enumerate(leads):
             if number != lead:
                 rows[number] = with_new_tail(rows[lead], len(tails[lead]), tails[number])
         if max(len(row.ids) for row in rows.values()) > (self.max_seq_length or float("inf")):
             return None  # sentence-transformers truncates
-        return features | self._row_features([rows[n] for n in range(len(leads))], leads, keys)
-
-    def _row_features(self, rows: list[TokenRow], leads: list[int], keys: list[tuple]) -> dict[str, Tensor]:
-        """The per-token and per-row values of a batch that shares."""
-        members: dict[int, list[int]] = {}
-        for number, lead in enumerate(leads):
-            if keys[lead]:
-                members.setdefault(lead, []).append(number)
-        group = {lead: number for number, lead in enumerate(members)}
-        common = {lead: common_prefix([rows[n].ids for n in numbers]) for lead, numbers in members.items()}
-        side, pad = self._text_tokenizer.padding_side, self._text_tokenizer.pad_token_id
-        features = {
-            "input_ids": pad_rows([row.ids for row in rows], pad, side),
-            "attention_mask": pad_rows([[1] * len(row.ids) for row in rows], 0, side),
-            "image_group": torch.tensor([group.get(lead, -1) for lead in leads]),
-            "shared_tokens": torch.tensor([common.get(lead, 0) for lead in leads]),
-        }
-        if rows[0].types is not None:
-            features["mm_token_type_ids"] = pad_rows([cast(list[int], row.types) for row in rows], 0, side)
-        return features
+        ordered = [rows[number] for number in range(len(leads))]
+        side, pad = self._text_tokenizer.padding_side, cast(int, self._text_tokenizer.pad_token_id)
+        return features | row_features(ordered, leads, [bool(key) for key in keys], side, pad)
 
     def _ends(self, messages: list[list[dict] | None]) -> tuple[list[tuple | None], list[list[int]]]:
         """For each row, the ids up to its last image, with one id per image, and the ids after it.
@@ -271,17 +248,31 @@ class LVLM(Transformer):
         The first is None for a row without messages, or if the placeholders do not match the images.
         """
         chosen = [number for number, row in enumerate(messages) if row is not None]
-        rendered = self.processor.apply_chat_template([messages[n] for n in chosen], tokenize=False)
+        rendered = self._render([cast(list[dict], messages[n]) for n in chosen])
         heads: list[tuple | None] = [None] * len(messages)
         tails: list[list[int]] = [[] for _ in messages]
-        image = self.processor.image_token_id
         counts = [len(message_images(cast(list[dict], messages[n]))) for n in chosen]
-        for number, ids, count in zip(chosen, self._ids(rendered, counts), counts, strict=True):
-            if ids.count(image) == count:
+        rows = self._ids(rendered, counts)
+        image = self._placeholder(rows[0], counts[0])
+        for number, ids, count in zip(chosen, rows, counts, strict=True):
+            if image is not None and ids.count(image) == count:
                 last = len(ids) - ids[::-1].index(image)
                 tails[number] = ids[last:]
                 heads[number] = tuple(ids[:last])
         return heads, tails
+
+    def _placeholder(self, ids: list[int], count: int) -> int | None:
+        """The id that stands `count` times for an image in a row, before the processor expands it."""
+        names = ("image_token", "boi_token", "start_image_token")
+        tokens = [token for name in names if isinstance(token := getattr(self.processor, name, None), str)]
+        found = (self._text_tokenizer.convert_tokens_to_ids(token) for token in tokens)
+        return next((cast(int, number) for number in found if ids.count(cast(int, number)) == count), None)
+
+    def _render(self, messages: list[list[dict]]) -> list[str]:
+        """The rows as text, with the chat template and its settings."""
+        settings = dict(cast(Mapping[str, Any], (self.processing_kwargs or {}).get("chat_template", {})))
+        settings.pop(RESTORE, None)
+        return cast(list[str], self.processor.apply_chat_template(messages, tokenize=False, **settings))
 
     def _ids(self, rendered: list[str], counts: list[int]) -> list[list[int]]:
         """Token ids of rendered rows, with one id per image."""

@@ -17,11 +17,13 @@ from peft import (
 )
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xvlm2vec_st.families.loading import refuse_misfits
 from xvlm2vec_st.families.table import FAMILIES
+from xvlm2vec_st.utils.modules import transformer_of
 from xvlm2vec_st.utils.peft_version import check_peft
 
 # Rules that turn an adapter's module names into those of the headless model; the first best fit is used.
@@ -34,7 +36,7 @@ LAYOUTS = (
 
 
 def lora_config(
-    family: str,
+    family: str | SentenceTransformer,
     *,
     rank: int = 16,
     alpha: int = 32,
@@ -42,10 +44,10 @@ def lora_config(
     dora: bool = False,
     vision: bool = False,
 ) -> LoraConfig:
-    """A peft configuration for every linear layer of a family's language model.
+    """A peft configuration for every linear layer of a language model.
 
     Args:
-        family: `config.model_type` of the model.
+        family: the model; or the `config.model_type` of one of `families.table`.
         rank: rank of the update; it is scaled by `alpha / rank`.
         alpha: see `rank`.
         dropout: dropout on the adapter's input.
@@ -56,21 +58,46 @@ def lora_config(
         A `peft.LoraConfig`, for `SentenceTransformer.add_adapter`.
 
     Raises:
-        ValueError: the family has no preset; the installed transformers and peft do not work together.
+        ValueError: the family has no preset, and no model is given to find the layers in; `vision` for a family without
+            a preset; the installed transformers and peft do not work together.
 
     >>> lora_config("llava", rank=8).r
     8
     """
     check_peft("lora_config")
-    if family not in FAMILIES:
+    name = family if isinstance(family, str) else str(transformer_of(family).config.model_type)
+    targets: str | list[str]
+    if name in FAMILIES:
+        entry = FAMILIES[name]
+        # Patterns of whole module names: `q_proj` alone would also match the vision tower.
+        targets = f"({entry.lora})|({entry.vision_lora})" if vision else entry.lora
+    elif isinstance(family, str) or vision:
         raise ValueError(
-            f"no LoRA preset for {family!r}; there is one for {', '.join(FAMILIES)}. Build a peft.LoraConfig with "
-            "your own target_modules"
+            f"no LoRA preset for {name!r}{' with vision' if vision else ''}; there is one for {', '.join(FAMILIES)}. "
+            "Pass the model, to adapt its language model, or build a peft.LoraConfig with your own target_modules"
         )
-    entry = FAMILIES[family]
-    # Patterns of whole module names: `q_proj` alone would also match the vision tower.
-    targets = f"({entry.lora})|({entry.vision_lora})" if vision else entry.lora
+    else:
+        targets = language_model_linears(transformer_of(family).model)
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=targets)
+
+
+def language_model_linears(model: nn.Module) -> list[str]:
+    """The names of the linear layers in the language model's blocks, found by their class.
+
+    Raises:
+        ValueError: the model has no language model, or no linear layer in its blocks.
+    """
+    assert isinstance(model, PreTrainedModel)
+    decoder = model.get_decoder()
+    prefix = next((name for name, module in model.named_modules() if module is decoder and name), None)
+    blocks = re.compile(rf"{re.escape(prefix or '')}\.(layers|blocks|h)\.\d+\.")
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and blocks.match(name)]
+    if prefix is None or not names:
+        raise ValueError(
+            f"a {model.config.model_type} has no language model whose layers could be found; build a peft.LoraConfig "
+            "with your own target_modules"
+        )
+    return names
 
 
 @dataclass(frozen=True)

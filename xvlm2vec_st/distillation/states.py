@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import Tensor, nn
 
-from xvlm2vec_st.lvlm import PER_ROW
+from xvlm2vec_st.encoding.routes import PER_ROW
 from xvlm2vec_st.utils.modules import transformer_of
 
 Features = dict[str, Any]

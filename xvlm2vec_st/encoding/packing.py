@@ -206,26 +206,25 @@ def images_of_groups(features: dict[str, Any]) -> list[int]:
     return [count for count in features["num_images_per_sample"].tolist() if count]
 
 
-def repeat_per_stretch(encoded: Any, groups: Sequence[int], counts: Sequence[int], *, by_row: bool = False) -> Any:
+def repeat_per_stretch(encoded: Any, groups: Sequence[int], counts: Sequence[int]) -> Any:
     """Repeat encoded images for every stretch.
 
     Args:
-        encoded: output of `get_image_features`: one tensor per image; with `by_row`, one per row, empty for a row
-            of text.
+        encoded: output of `get_image_features`: tensors whose last dimension is that of the states, or lists of them,
+            one per image, tile or row, in the order of the images.
         groups: the set of images of each stretch.
-        counts: number of images of each preprocessed row.
-        by_row: see `encoded`.
+        counts: number of image tokens of each set.
     """
-    sets = [number for number, count in enumerate(counts) if count]
-    if list(groups) == list(range(len(sets))):
+    if list(groups) == list(range(len(counts))):
         return encoded
-    if by_row:
-        places = [range(number, number + 1) for number in sets]
-    else:
-        places = [range(sum(counts[:number]), sum(counts[: number + 1])) for number in sets]
 
-    def repeated(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensors[place] for group in groups for place in places[group]]
+    def repeated(tensors: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        whole = isinstance(tensors, Tensor)
+        flat = torch.cat([t.flatten(0, -2) for t in ([tensors] if whole else tensors)])  # type: ignore[union-attr]
+        if len(flat) != sum(counts):
+            raise ValueError(f"{len(flat)} encoded image tokens for {sum(counts)} image tokens in the rows")
+        sets = flat.split(list(counts))
+        return torch.cat([sets[group] for group in groups]) if whole else [sets[group] for group in groups]
 
     encoded.pooler_output = repeated(encoded.pooler_output)
     if getattr(encoded, "deepstack_features", None) is not None:

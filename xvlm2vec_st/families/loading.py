@@ -12,10 +12,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.image_processing_backends import TorchvisionBackend
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_accelerate_available, is_torchvision_available
 from transformers.utils import logging as transformers_logging
 
-from xvlm2vec_st.families.table import FAMILIES
 from xvlm2vec_st.families.templates import build_template, read_template
 
 # Loggers of transformers whose warnings are tables: see `without_load_report`.
@@ -100,7 +102,9 @@ def without_bar(base: str) -> Iterator[None]:
 
 
 def image_backend(family: str) -> str:
-    """The image backend of a family's processor: "pil" or "torchvision".
+    """The image backend of a family's processor: "pil", or "torchvision" if only that works.
+
+    transformers' processors with a video part need torchvision, and some image processors have no PIL version.
 
     Raises:
         ValueError: the processor needs torchvision, which is not installed.
@@ -108,12 +112,16 @@ def image_backend(family: str) -> str:
     >>> image_backend("llava")
     'pil'
     """
-    if family not in FAMILIES or not FAMILIES[family].needs_torchvision:
+    name = PROCESSOR_MAPPING_NAMES.get(family)
+    processor: Any = processor_class_from_name(name) if name else None
+    dummy = getattr(processor, "is_dummy", False)  # what transformers puts in the place of a class that it cannot load
+    reads_videos = issubclass(processor or object, ProcessorMixin) and "video_processor" in processor.get_attributes()
+    if not (dummy or reads_videos) and IMAGE_PROCESSOR_MAPPING_NAMES.get(family, {"pil": True}).get("pil"):
         return "pil"
     if not is_torchvision_available():
+        what = "also reads videos" if reads_videos else "has no version for PIL"
         raise ValueError(
-            f"{family}: transformers' processor also reads videos, and needs torchvision for them; "
-            "pip install torchvision"
+            f"{family}: transformers' processor {what}, and needs torchvision for it; pip install torchvision"
         )
     return "torchvision"
 

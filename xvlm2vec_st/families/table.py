@@ -4,14 +4,21 @@ import re
 from dataclasses import dataclass
 
 # Parameters that a text without an image does not reach, in any family.
-VISION = re.compile(r"vision|visual|connector|projector|img_|image_newline")
+VISION = re.compile(r"vision|visual|audio|connector|projector|img_|image_newline")
 
-_LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+# Attention, linear attention and convolutions; feed-forward layers; Gemma 4's inputs per layer. Fused experts are
+# parameters, not linear layers, and routers are left alone.
+_LINEAR = (
+    r"(q_proj|k_proj|v_proj|o_proj|out_proj|in_proj\w*|gate_proj|up_proj|down_proj|w[123]|"
+    r"per_layer_input_gate|per_layer_projection)"
+)
 _CLIP_BLOCK = r"\.layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
+_GATED_BLOCK = r"\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 _LLAVA_LORA = rf"language_model\.layers\..*\.{_LINEAR}"
 _LLAVA_VISION = rf"vision_tower\..*{_CLIP_BLOCK}"
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 _QWEN_VISION = r"visual\.blocks\..*\.(qkv|proj|fc1|fc2|gate_proj|up_proj|down_proj|linear_fc1|linear_fc2)"
+_INTERNVL_VISION = r"vision_tower\.encoder\.layer\..*\.(q_proj|k_proj|v_proj|projection_layer|fc1|fc2)"
 _IDEFICS_LORA = rf"text_model\.layers\..*\.{_LINEAR}"
 _IDEFICS_VISION = rf"vision_model\..*{_CLIP_BLOCK}"
 
@@ -24,20 +31,15 @@ class Family:
         image: the placeholder of an image in the chat template; `{number}` counts a row's images from 1.
         lora: regular expression of the language model's linear layers, for LoRA.
         vision_lora: the same for the blocks of the vision tower; projectors are not adapted.
-        needs_torchvision: transformers' processor also reads videos, and needs torchvision for them. Image
-            pixels differ between PIL and torchvision, so the backend is stored with the model.
-        encoded_by_row: the vision tower's output is one tensor per row, not per image.
     """
 
     image: str
     lora: str
     vision_lora: str
-    needs_torchvision: bool = False
-    encoded_by_row: bool = False
 
 
 _LLAVA = Family("<image>", _LLAVA_LORA, _LLAVA_VISION)
-_QWEN = Family(_QWEN_IMAGE, _LLAVA_LORA, _QWEN_VISION, needs_torchvision=True)
+_QWEN = Family(_QWEN_IMAGE, _LLAVA_LORA, _QWEN_VISION)
 
 # By `config.model_type`.
 FAMILIES: dict[str, Family] = {
@@ -48,11 +50,26 @@ FAMILIES: dict[str, Family] = {
     ),
     "llava": _LLAVA,
     "llava_next": _LLAVA,
-    "idefics3": Family("<image>", _IDEFICS_LORA, _IDEFICS_VISION, encoded_by_row=True),
-    "smolvlm": Family("<image>", _IDEFICS_LORA, _IDEFICS_VISION, needs_torchvision=True, encoded_by_row=True),
+    "idefics3": Family("<image>", _IDEFICS_LORA, _IDEFICS_VISION),
+    "smolvlm": Family("<image>", _IDEFICS_LORA, _IDEFICS_VISION),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": _QWEN,
+    "qwen3_vl_moe": _QWEN,
+    "qwen3_5": _QWEN,
+    "qwen3_5_moe": _QWEN,
+    "internvl": Family(
+        "<IMG_CONTEXT>",
+        _LLAVA_LORA,
+        r"vision_tower\.encoder\.layer\..*\.(q_proj|k_proj|v_proj|projection_layer|fc1|fc2)",
+    ),
+    "llava_onevision": _LLAVA,
+    "mistral3": Family("[IMG]", _LLAVA_LORA, rf"vision_tower\..*{_GATED_BLOCK}"),
+    "lfm2_vl": _LLAVA,
+    "gemma3": Family("<start_of_image>", _LLAVA_LORA, _LLAVA_VISION),
+    "gemma4": Family("<|image|>", _LLAVA_LORA, rf"vision_tower\..*{_GATED_BLOCK}\.linear"),
+    "aya_vision": _LLAVA,
+    "cohere2_vision": Family("<|IMG_PATCH|>", _LLAVA_LORA, _LLAVA_VISION),
 }
 
 # Placeholders of further named templates. A template is part of a model: two checkpoints of one family can need
