@@ -11,7 +11,7 @@ from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_
 from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher
 from xvlm2vec_st.families.table import FAMILIES
 
-VISION = re.compile("vision|visual|connector|projector|img_")
+VISION = re.compile("vision|visual|audio|connector|projector|img_")
 # The gate of a shared expert routes; Gemma 4's projection for all layers stands before them.
 NOT_ADAPTED = re.compile("shared_expert_gate|per_layer_model_projection")
 

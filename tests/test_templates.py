@@ -36,6 +36,7 @@ GOLDEN = {
             "internvl": "<IMG_CONTEXT>\n",
             "mistral3": "[IMG]\n",
             "gemma3": "<start_of_image>\n",
+            "qwen2_5_omni_thinker": "<|vision_bos|><|IMAGE|><|vision_eos|>\n",
             "gemma4": "<|image|>\n",
             "cohere2_vision": "<|IMG_PATCH|>\n",
         }.items()

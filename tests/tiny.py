@@ -59,14 +59,14 @@ from xvlm2vec_st.phi3v import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 
 VIDEO: dict[str, tuple[str, ...]] = {"qwen2_vl": (), "qwen2_5_vl": (), "qwen3_vl": (), "smolvlm": ("num2words",)}
 VIDEO |= dict.fromkeys(("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "internvl", "llava_onevision", "mistral3"), ())
-VIDEO |= dict.fromkeys(("lfm2_vl", "gemma4", "cohere2_vision"), ())
+VIDEO |= dict.fromkeys(("lfm2_vl", "gemma4", "cohere2_vision", "qwen2_5_omni_thinker"), ())
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 SPECIAL += ["<|video_pad|>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>"]
 SPECIAL += ["<|image|>", *tiny_more.TOKENS]
 ID = {token: i for i, token in enumerate(SPECIAL)}
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-TEXT |= {"num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 2048}
+TEXT |= {"num_key_value_heads": 2, "vocab_size": 336, "max_position_embeddings": 2048}
 TEXT |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 CLIP = CLIPVisionConfig(**TOWER, image_size=28, patch_size=14)
@@ -186,10 +186,11 @@ MAKERS |= {make.__name__: partial(make, TEXT, ID, tokenizer) for make in tiny_mo
 # What stands where the image goes, in VLM2Vec's layout.
 PLACEHOLDER = {"phi3_v": "<|image_1|>\n"}
 PLACEHOLDER |= {"internvl": "<IMG_CONTEXT>\n", "mistral3": "[IMG]\n", "gemma3": "<start_of_image>\n"}
+PLACEHOLDER["qwen2_5_omni_thinker"] = "<|vision_bos|><|IMAGE|><|vision_eos|>\n"
 PLACEHOLDER |= {"gemma4": "<|image|>\n", "cohere2_vision": "<|IMG_PATCH|>\n"}
 IMAGE = ("llava", "llava_next", "idefics3", "smolvlm", "llava_onevision", "lfm2_vl", "aya_vision")
 PLACEHOLDER |= dict.fromkeys(IMAGE, "<image>\n")
-QWENS = [family for family in MAKERS if family.startswith("qwen")]
+QWENS = [family for family in MAKERS if family.startswith("qwen") and "omni" not in family]
 PLACEHOLDER |= dict.fromkeys(QWENS, "<|vision_start|><|image_pad|><|vision_end|>\n")
 
 

@@ -31,6 +31,8 @@ from transformers import (
     PixtralProcessor,
     PixtralVisionConfig,
     PreTrainedTokenizerFast,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerConfig,
     Qwen2Config,
     Qwen3_5Config,
     Qwen3_5MoeConfig,
@@ -38,6 +40,7 @@ from transformers import (
     Qwen3VLProcessor,
     Siglip2VisionConfig,
     SiglipVisionConfig,
+    WhisperFeatureExtractor,
 )
 
 # Id of a token, and a tokenizer with these attributes; tiny.py passes both.
@@ -147,6 +150,41 @@ def qwen3_5(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
 def qwen3_5_moe(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
     own = text | LINEAR | MOE | {"shared_expert_intermediate_size": 16}
     return Qwen3_5MoeConfig(vision_config=QWEN3_VISION, text_config=own, **qwen(ids)), qwen3_processor(tokens)
+
+
+def qwen2_5_omni_thinker(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
+    """The part that reads; its audio tower gets nothing to do."""
+    from transformers import Qwen2VLVideoProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    vision = {"depth": 2, "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 24}
+    vision |= {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56}
+    audio = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "output_dim": 32}
+    config = Qwen2_5OmniThinkerConfig(
+        vision_config=vision,
+        audio_config=audio | {"num_mel_bins": 16, "n_window": 4},
+        text_config=text | {"rope_parameters": MROPE},
+        image_token_id=ids["<|IMAGE|>"],
+        video_token_id=ids["<|VIDEO|>"],
+        audio_token_id=ids["<|AUDIO|>"],
+        vision_start_token_id=ids["<|vision_bos|>"],
+        vision_end_token_id=ids["<|vision_eos|>"],
+        audio_start_token_id=ids["<|audio_bos|>"],
+        audio_end_token_id=ids["<|audio_eos|>"],
+    )
+    tokenizer = tokens(
+        image_token="<|IMAGE|>",
+        audio_token="<|AUDIO|>",
+        video_token="<|VIDEO|>",
+        vision_bos_token="<|vision_bos|>",
+        vision_eos_token="<|vision_eos|>",
+        audio_bos_token="<|audio_bos|>",
+        audio_eos_token="<|audio_eos|>",
+    )
+    size = {"shortest_edge": 28 * 28, "longest_edge": 4 * 28 * 28}
+    pixels = Qwen2VLImageProcessor(patch_size=14, merge_size=2, temporal_patch_size=2, size=size)
+    sound = WhisperFeatureExtractor(feature_size=16)
+    return config, Qwen2_5OmniProcessor(pixels, Qwen2VLVideoProcessor(), sound, tokenizer)
 
 
 def lfm2_vl(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
@@ -291,7 +329,8 @@ def cohere2_vision(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
 
 
 MORE = (internvl, llava_onevision, mistral3, qwen3_vl_moe, qwen3_5, qwen3_5_moe, lfm2_vl, gemma3, gemma4)
-MORE += (aya_vision, cohere2_vision)
+MORE += (aya_vision, cohere2_vision, qwen2_5_omni_thinker)
 TOKENS = """<img> </img> <IMG_CONTEXT> [IMG] [IMG_BREAK] [IMG_END] <|image_start|> <|image_end|> <|img_thumbnail|>
 <start_of_image> <end_of_image> <image_soft_token> <|image> <image|> <|video|> <|audio|> <|audio> <audio|>
-<|START_OF_IMG|> <|END_OF_IMG|> <|IMG_PATCH|> <|IMG_LINE_BREAK|> TILE TILE_GLOBAL""".split()
+<|START_OF_IMG|> <|END_OF_IMG|> <|IMG_PATCH|> <|IMG_LINE_BREAK|> TILE TILE_GLOBAL
+<|IMAGE|> <|AUDIO|> <|VIDEO|> <|vision_bos|> <|vision_eos|> <|audio_bos|> <|audio_eos|>""".split()

@@ -112,6 +112,7 @@ def image_backend(family: str) -> str:
     >>> image_backend("llava")
     'pil'
     """
+    family = family.removesuffix("_thinker")  # the part of an omni model that reads; its processor is the whole model's
     name = PROCESSOR_MAPPING_NAMES.get(family)
     processor: Any = processor_class_from_name(name) if name else None
     dummy = getattr(processor, "is_dummy", False)  # what transformers puts in the place of a class that it cannot load

@@ -17,7 +17,7 @@ _GATED_BLOCK = r"\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|do
 _LLAVA_LORA = rf"language_model\.layers\..*\.{_LINEAR}"
 _LLAVA_VISION = rf"vision_tower\..*{_CLIP_BLOCK}"
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-_QWEN_VISION = r"visual\.blocks\..*\.(qkv|proj|fc1|fc2|gate_proj|up_proj|down_proj|linear_fc1|linear_fc2)"
+_QWEN_VISION = r"visual\.blocks\..*\.(qkv|q|k|v|proj|fc1|fc2|gate_proj|up_proj|down_proj|linear_fc1|linear_fc2)"
 _INTERNVL_VISION = r"vision_tower\.encoder\.layer\..*\.(q_proj|k_proj|v_proj|projection_layer|fc1|fc2)"
 _IDEFICS_LORA = rf"text_model\.layers\..*\.{_LINEAR}"
 _IDEFICS_VISION = rf"vision_model\..*{_CLIP_BLOCK}"
@@ -66,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": _LLAVA,
     "mistral3": Family("[IMG]", _LLAVA_LORA, rf"vision_tower\..*{_GATED_BLOCK}"),
     "lfm2_vl": _LLAVA,
+    "qwen2_5_omni_thinker": Family("<|vision_bos|><|IMAGE|><|vision_eos|>", _LLAVA_LORA, _QWEN_VISION),
     "gemma3": Family("<start_of_image>", _LLAVA_LORA, _LLAVA_VISION),
     "gemma4": Family("<|image|>", _LLAVA_LORA, rf"vision_tower\..*{_GATED_BLOCK}\.linear"),
     "aya_vision": _LLAVA,
