@@ -39,8 +39,8 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
 
     Args:
         model_name_or_path: folder or Hub id.
-        template: for a raw checkpoint: file of a Jinja chat template, or a name of `templates.PLACEHOLDERS`; default:
-            the family's.
+        template: for a raw checkpoint: file of a Jinja chat template, or a name of `templates.NAMES`; default: that of
+            the published embedder, if the checkpoint is recognised as one, else the family's.
         **kwargs: arguments of the base class.
 
     Raises:
@@ -146,7 +146,9 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
                 f"xvlm2vec_st.build({model_name_or_path!r}, OUT), or xvlm2vec build {model_name_or_path} OUT"
             )
         hub["trust_remote_code"] = kwargs.get("trust_remote_code", False)
-        each = {name: hub | (kwargs.get(name) or {}) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")}
+        each: dict[str, Any] = {
+            name: hub | (kwargs.get(name) or {}) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")
+        }
         family = AutoConfig.from_pretrained(model_name_or_path, **each["config_kwargs"]).model_type
         known = family in PLACEHOLDERS or family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         if self.template is None and not known:

@@ -18,7 +18,7 @@ from xvlm2vec_st.building.model_card import build_model_card
 from xvlm2vec_st.building.trial import check_encodes
 from xvlm2vec_st.families.loading import embedder_modules, pin_backend, without_bar, without_load_report
 from xvlm2vec_st.families.template_limits import check_limits
-from xvlm2vec_st.families.templates import PLACEHOLDERS, read_template
+from xvlm2vec_st.families.templates import NAMES, read_template
 from xvlm2vec_st.utils.finite import check_weights_finite
 from xvlm2vec_st.utils.folders import Destination, expanded, read_object
 from xvlm2vec_st.utils.modules import transformer_of
@@ -48,7 +48,8 @@ def build(
         keep_adapter: store the adapter instead of merged weights; the base is then loaded from its present place.
         num_crops: Phi-3.5-vision: maximum tiles per image, plus the global view.
         dtype: `bf16`, `fp16` or `fp32` of the stored weights; default: the checkpoint's.
-        template: file of a Jinja chat template, or a name of `templates.PLACEHOLDERS`; default: the family's.
+        template: file of a Jinja chat template, or a name of `templates.NAMES`; default: that of the published
+            embedder, if `base` or `adapter` is recognised as one, else the family's.
         overwrite: replace `out`.
 
     Returns:
@@ -104,13 +105,13 @@ def build_in(
     if Path(base).is_dir():
         base = str(Path(base).resolve())  # a kept adapter stores this path
     load_dtype = torch.float32 if adapter and not keep_adapter else DTYPES.get(dtype or "", "auto")
-    if template is not None and str(template) not in PLACEHOLDERS:
+    if template is not None and str(template) not in NAMES:
         check_limits(read_template(template), str(template))
     embedder = is_sentence_transformer_model(base)
     if embedder:
         model = load_embedder(base, load_dtype, template=template, keep_adapter=keep_adapter)
     else:
-        modules = embedder_modules(base, template=template, model_kwargs={"dtype": load_dtype})
+        modules = embedder_modules(base, template=template, model_kwargs={"dtype": load_dtype}, adapter=adapter)
         model = SentenceTransformer(modules=modules, device="cpu")
     body = transformer_of(model)
     if embedder and template is None and body.processor.chat_template:

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
@@ -18,7 +18,10 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_accelerate_available, is_torchvision_available
 from transformers.utils import logging as transformers_logging
 
+from xvlm2vec_st.families.published import PUBLISHED, recognise
 from xvlm2vec_st.families.templates import build_template, read_template
+
+logger = logging.getLogger(__name__)
 
 # Loggers of transformers whose warnings are tables: see `without_load_report`.
 REPORTS = ("modeling_utils", "distributed.tensor_parallel", "integrations.tensor_parallel")
@@ -31,25 +34,30 @@ def embedder_modules(
     model_kwargs: Mapping[str, Any] | None = None,
     processor_kwargs: Mapping[str, Any] | None = None,
     config_kwargs: Mapping[str, Any] | None = None,
+    adapter: str | None = None,
 ) -> list[nn.Module]:
-    """Load a raw checkpoint as Transformer (with the family's chat template), last-token Pooling and Normalize.
+    """Load a raw checkpoint as Transformer (with its chat template), last-token Pooling and Normalize.
 
     Args:
         base: folder or Hub id of an LVLM checkpoint, not of an adapter.
-        template: file or name of a chat template; default: the family's.
+        template: file or name of a chat template; default: that of the published embedder, if `base` or `adapter` is
+            recognised as one (see `families.published`), else the family's.
         model_kwargs: as for sentence-transformers' `Transformer`; so are the other two.
         processor_kwargs: see `model_kwargs`.
         config_kwargs: see `model_kwargs`.
+        adapter: folder or Hub id of an adapter that will be added.
 
     Raises:
-        ValueError: the family has no template; weights are truncated, missing or of another shape.
+        ValueError: the family has no template; the tokenizer does not append the token that the embedder pools;
+            weights are truncated, missing or of another shape.
     """
     config = AutoConfig.from_pretrained(base, **{"trust_remote_code": False, **(config_kwargs or {})})
     text = (processor_kwargs or {}).get("chat_template")
     if text is not None and template is not None:
         raise ValueError("template and processor_kwargs['chat_template'] are both given; pass one")
     if text is None:
-        text = build_template(config.model_type) if template is None else read_template(template)
+        template = default_template(base, adapter, config.model_type) if template is None else template
+        text = read_template(template)
     backend = image_backend(config.model_type)
     with without_load_report():
         check_index(base)
@@ -66,7 +74,44 @@ def embedder_modules(
             f"{base}: this {config.model_type} accepts {body.modalities} and returns "
             f"{body.module_output_name}; a model with a chat template and token states is needed"
         )
+    if str(template) in PUBLISHED:
+        check_pooled(body, str(template))
     return [body, Pooling(body.get_embedding_dimension(), "lasttoken"), Normalize()]
+
+
+def default_template(base: str, adapter: str | None, family: str) -> str:
+    """The template of a published embedder, else the family's; logs which, because a wrong one costs points.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    name = recognise([base, adapter or ""], family)
+    if name is None:
+        build_template(family)
+        logger.info(
+            "%s is not an embedder that is known here. It gets the layout of VLM2Vec: each image on a line, then the "
+            "text. Pass template= if it was trained with another one: a Jinja file, or one of %s",
+            base,
+            ", ".join(PUBLISHED),
+        )
+    else:
+        logger.info("%s is %s, with the layout of %s", base, name, PUBLISHED[name].source)
+    return name or family
+
+
+def check_pooled(body: Transformer, name: str) -> None:
+    """Check that the tokenizer appends the token that a published embedder pools.
+
+    Raises:
+        ValueError: the row ends with another token.
+    """
+    expected, tokenizer = PUBLISHED[name].token, cast(PreTrainedTokenizerBase, body.tokenizer)
+    ids = body.preprocess([{"text": "a"}])["input_ids"][0].tolist() if expected else []
+    if expected and ids[-1] != tokenizer.convert_tokens_to_ids(expected):
+        raise ValueError(
+            f"template {name} pools {expected}, which this tokenizer does not append (a row ends with "
+            f"{tokenizer.convert_ids_to_tokens(ids[-1])!r}); use the checkpoint's own tokenizer files"
+        )
 
 
 @contextmanager

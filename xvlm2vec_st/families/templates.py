@@ -1,4 +1,4 @@
-"""Chat templates with VLM2Vec's raw layout: image placeholder, newline, text; no roles."""
+"""Chat templates: VLM2Vec's raw layout for each family (image placeholder, newline, text), and published embedders'."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -7,10 +7,12 @@ from jinja2 import Environment, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
+from xvlm2vec_st.families.published import PUBLISHED
 from xvlm2vec_st.families.table import FAMILIES, VARIANTS
 
 # Name of a template -> its image placeholder.
 PLACEHOLDERS = {name: family.image for name, family in FAMILIES.items()} | VARIANTS
+NAMES = (*PLACEHOLDERS, *PUBLISHED)
 
 
 class Generation(Extension):
@@ -28,11 +30,11 @@ PARSER = Environment(extensions=[Generation, loopcontrols])
 
 
 def build_template(name: str) -> str:
-    """The Jinja chat template of a model family (`config.model_type`), or of a named variant.
+    """The Jinja chat template of a model family (`config.model_type`), of a variant, or of a published embedder.
 
-    Images come first, each as a placeholder and a newline, whatever the order of the keys. A prompt of
-    sentence-transformers (a system message) stands after the images and before the text, as instructions did in
-    training.
+    In a family's template, images come first, each as a placeholder and a newline, whatever the order of the keys.
+    A prompt of sentence-transformers (a system message) stands after the images and before the text, as
+    instructions did in training.
 
     Raises:
         ValueError: there is no template of that name.
@@ -40,9 +42,11 @@ def build_template(name: str) -> str:
     >>> build_template("llava").count("<image>")
     1
     """
+    if name in PUBLISHED:
+        return PUBLISHED[name].template
     if name not in PLACEHOLDERS:
         raise ValueError(
-            f"no chat template for {name!r}; there is one for {', '.join(PLACEHOLDERS)}. Pass template=, the file "
+            f"no chat template for {name!r}; there is one for {', '.join(NAMES)}. Pass template=, the file "
             "of a Jinja chat template that writes the family's image placeholder"
         )
     placeholder = PLACEHOLDERS[name].replace("{number}", "' ~ seen.images ~ '")
@@ -59,10 +63,10 @@ def read_template(name: str | Path) -> str:
     >>> read_template("qwen2_vl_bare") == build_template("qwen2_vl_bare")
     True
     """
-    if str(name) in PLACEHOLDERS:
+    if str(name) in NAMES:
         return build_template(str(name))
     if not Path(name).is_file():
-        raise ValueError(f"template {str(name)!r} is not a file; pass a file, or one of {', '.join(PLACEHOLDERS)}")
+        raise ValueError(f"template {str(name)!r} is not a file; pass a file, or one of {', '.join(NAMES)}")
     try:
         text = Path(name).read_text("utf-8")
     except UnicodeDecodeError as error:
