@@ -7,6 +7,7 @@ from importlib import import_module
 # Subcommand -> module and what it does. A module is imported when its subcommand runs: torch takes seconds.
 COMMANDS = {
     "build": ("xvlm2vec_st.__main__", "convert an LVLM checkpoint to a sentence-transformers folder"),
+    "check": ("xvlm2vec_st.__main__", "compare a model with values that its own code gave"),
     "translate": (".translate.command", "translate an English corpus, check it, and report what was refused"),
     "distill": (".distill.command", "train a multilingual student from an English embedder"),
     "add-language": (".add_language.command", "translate, distil and score, to add languages to an embedder"),
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, _ = COMMANDS[name]
     command = import_module(module, __package__)
-    if name == "build":
+    if name in ("build", "check"):
         return command.main(words)
     from .shared.command import run
 

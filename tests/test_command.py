@@ -16,7 +16,7 @@ def test_help_lists_every_subcommand(capsys):
 
 def test_an_unknown_command_is_refused(capsys):
     assert main(["destill"]) == 2
-    assert "unknown command 'destill'; commands: build, translate" in capsys.readouterr().err
+    assert "unknown command 'destill'; commands: build, check, translate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

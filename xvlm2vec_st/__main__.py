@@ -1,12 +1,14 @@
-"""Build a sentence-transformers folder from an LVLM checkpoint.
+"""Build a sentence-transformers folder from an LVLM checkpoint, and check a model against reference values.
 
 xvlm2vec build BASE OUT
 xvlm2vec build microsoft/Phi-3.5-vision-instruct teacher --adapter TIGER-Lab/VLM2Vec-LoRA
+xvlm2vec check MODEL --reference FILE
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from xvlm2vec_st.building.builder import DTYPES, build
 from xvlm2vec_st.utils.failures import reason
@@ -42,17 +44,49 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="replace OUT")
     add("--debug", action="store_true", help="show the libraries' warnings, and the traceback of an error")
+    command.set_defaults(run=run_build)
+    command = commands.add_parser("check", help="compare a model with values that its own code gave")
+    add = command.add_argument
+    add("model", metavar="MODEL", help="folder or Hub id")
+    add("--reference", metavar="FILE", required=True, help="recorded values; docs/parity.md says how to record them")
+    add("--tolerance", type=float, default=1e-3, metavar="X", help="largest 1 - cosine; default: %(default)s")
+    add("--debug", action="store_true", help="show the libraries' warnings, and the traceback of an error")
+    command.set_defaults(run=run_check)
     return main_parser
 
 
+def run_build(**arguments: Any) -> int:
+    """Build a folder, and print its name."""
+    sys.stdout.write(f"{build(**arguments)}\n")
+    return 0
+
+
+def run_check(model: str, reference: str, tolerance: float) -> int:
+    """Print a line per row; 1 if one differs."""
+    from xvlm2vec_st.building.parity import check_parity, read_reference
+    from xvlm2vec_st.sentence_transformer import SentenceTransformer
+
+    rows = read_reference(reference)
+    results = check_parity(SentenceTransformer(model), rows)
+    for result in results:
+        notes = [note for note in (result.ids, result.images, result.pooled) if note]
+        agrees = "agrees" if result.agrees(tolerance) else "differs"
+        sys.stdout.write(
+            printable("; ".join([f"row {result.row} {agrees}: cosine {result.cosine:.6f}", *notes])) + "\n"
+        )
+    count = sum(result.agrees(tolerance) for result in results)
+    sys.stdout.write(f"{count} of {len(results)} rows agree\n")
+    return 0 if count == len(results) else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 after an error message of one line."""
+    """Run a command; returns the exit status: 0, 1 if `check` finds a difference, 2 after an error of one line."""
     arguments = vars(build_parser().parse_args(argv))
-    debug = arguments.pop("debug")
+    debug, run = arguments.pop("debug"), arguments.pop("run")
     if not debug:
         quiet_libraries(bars=True)
     try:
-        out = build(**arguments)
+        return int(run(**arguments))
     except Exception as error:
         # transformers reports missing files, broken JSON and an unreachable Hub as OSError, with long messages.
         line = reason(error)
@@ -60,8 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"error: {printable(line)}\n")
         return 2
-    sys.stdout.write(f"{out}\n")
-    return 0
 
 
 if __name__ == "__main__":
