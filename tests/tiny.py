@@ -221,8 +221,9 @@ def write(folder: Path, config: Any, processor: Any) -> Path:
     return folder
 
 
-# Qwen3.5 computes linear attention in fp32, whatever the dtype: gradients differ by fp32's rounding.
-FP32 = ("qwen3_5", "qwen3_5_moe")
+# Qwen3.5 computes linear attention in fp32, and Gemma 4 the norms of its vision tower, whatever the dtype: gradients
+# differ by fp32's rounding.
+FP32 = ("qwen3_5", "qwen3_5_moe", "gemma4")
 
 
 @cache

@@ -48,6 +48,7 @@ class Shell(nn.Module):
 
 def without_weights(module: nn.Module) -> nn.Module:
     """A copy of `module` that shares everything except its children's weights."""
+    getattr(module, "sharing", None)  # an LVLM decides on its route while it has its weights
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     copy.__dict__["_modules"] = {name: Shell(getattr(child, "config", None)) for name, child in module._modules.items()}
