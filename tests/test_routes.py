@@ -2,16 +2,19 @@
 
 import json
 from functools import cache, wraps
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sentence_transformers
 import tiny
+import tiny_more
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig
 from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from xvlm2vec_st import SentenceTransformer
+from xvlm2vec_st import SentenceTransformer, build, families, lora_config
 from xvlm2vec_st.encoding import routes, sharing
 from xvlm2vec_st.encoding.branching import branch_chunks, plan_branches, take
 from xvlm2vec_st.encoding.prefix_cache import branch_cache, build_prefix_cache
@@ -178,6 +181,51 @@ def test_an_unlisted_family_is_checked_once(family, route, monkeypatch, tmp_path
     file.write_text("{")
     monkeypatch.undo()
     assert unlisted(monkeypatch, tmp_path, family)[0].sharing == model[0].sharing
+
+
+@pytest.mark.parametrize(
+    ("make", "placeholder"), tiny_more.UNLISTED.items(), ids=lambda value: getattr(value, "__name__", None)
+)
+def test_families_of_transformers_that_nobody_listed(make, placeholder, monkeypatch, tmp_path):
+    """Built with a template, checked, equal to the plain route, and adapted by a derived preset."""
+    monkeypatch.setattr(sharing, "HF_HOME", str(tmp_path))
+    raw = tiny.write(tmp_path / "raw", *make(tiny.TEXT, tiny.ID, tiny.tokenizer))
+    with pytest.raises(ValueError, match=f"no chat template for '{make.__name__}'"):
+        build(raw, tmp_path / "built")
+    template = (Path(families.__file__).parent / "chat_template.jinja").read_text("utf-8")
+    (tmp_path / "t.jinja").write_text(template.replace("@IMAGE@", placeholder))
+    folder = build(raw, tmp_path / "built", template=tmp_path / "t.jinja")
+    model, stock = SentenceTransformer(str(folder)), sentence_transformers.SentenceTransformer(str(folder))
+    images = [tiny.random_image(seed) for seed in (0, 1)]
+    rows = [{"image": image, "text": text} for image in images for text in TEXTS]
+    assert np.abs(model.encode(rows) - stock.encode(rows)).max() < 1e-5
+    if make.__name__ == "mllama":
+        assert model[0].sharing == sharing.Sharing("plain", "a mllama has no image features to share")
+    else:
+        assert model[0].sharing.route == "packed" and "checked" in model[0].sharing.reason
+    assert len(lora_config(model).target_modules) == 14
+
+
+def test_a_bidirectional_language_model_shares_the_vision_tower(tmp_path):
+    config, processor = tiny.MAKERS["llava"]()
+    config.text_config.is_causal = False
+    folder = build(tiny.write(tmp_path / "raw", config, processor), tmp_path / "built")
+    model, stock = SentenceTransformer(str(folder)), sentence_transformers.SentenceTransformer(str(folder))
+    causal = embedder("llava").encode(mixed_rows())
+    assert model[0].sharing.route == "vision" and "bidirectional" in model[0].sharing.reason
+    assert "image_group" in model[0].preprocess(mixed_rows())
+    states = model.encode(mixed_rows())
+    assert np.abs(states - stock.encode(mixed_rows())).max() < 1e-5
+    assert np.abs(states - causal).max() > 1e-3, "the language model is causal: nothing was tested"
+
+
+def test_the_check_encodes_fewer_than_eight_images(monkeypatch, tmp_path):
+    model = unlisted(monkeypatch, tmp_path)
+    look, images = model[0].model.get_image_features, []
+    counted = wraps(look)(lambda *a, **k: images.append(len(k["pixel_values"])) or look(*a, **k))
+    monkeypatch.setattr(model[0].model, "get_image_features", counted)
+    assert model[0].sharing.route == "packed"
+    assert 2 <= sum(images) - 6 <= 8  # six of the plain route's batch, which stock models encode without a check too
 
 
 def test_a_model_that_computes_something_else_takes_the_plain_route(monkeypatch, tmp_path, caplog):

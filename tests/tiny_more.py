@@ -18,6 +18,8 @@ from transformers import (
     Gemma4Config,
     Gemma4Processor,
     Gemma4TextConfig,
+    Idefics2Config,
+    Idefics2Processor,
     InternVLConfig,
     InternVLProcessor,
     InternVLVisionConfig,
@@ -28,6 +30,8 @@ from transformers import (
     LlavaOnevisionProcessor,
     Mistral3Config,
     MistralConfig,
+    MllamaConfig,
+    MllamaProcessor,
     PixtralProcessor,
     PixtralVisionConfig,
     PreTrainedTokenizerFast,
@@ -328,6 +332,40 @@ def cohere2_vision(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
     return config, Cohere2VisionProcessor(pixels, tokenizer)
 
 
+def idefics2(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
+    from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    perceiver = {"resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2, "resampler_head_dim": 8}
+    config = Idefics2Config(
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        perceiver_config=perceiver | {"num_key_value_heads": 2, "hidden_size": 32},
+        text_config=text | {"model_type": "mistral", "sliding_window": None},
+        image_token_id=ids["<image>"],
+    )
+    pixels = Idefics2ImageProcessorPil(size={"shortest_edge": 28, "longest_edge": 28}, do_image_splitting=False)
+    return config, Idefics2Processor(pixels, tokens(), image_seq_len=4)
+
+
+def mllama(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
+    """Its language model attends to images by cross-attention."""
+    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_global_layers": 1}
+    vision |= {"attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_output_dim": 32}
+    vision |= {"intermediate_layers_indices": [1], "max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    config = MllamaConfig(
+        vision_config=vision,
+        text_config=text | {"cross_attention_layers": [1], "rope_parameters": rope},
+        image_token_index=ids["<|image|>"],
+    )
+    pixels = MllamaImageProcessorPil(size={"height": 28, "width": 28}, max_image_tiles=1)
+    return config, MllamaProcessor(pixels, tokens(image_token="<|image|>"))
+
+
+# Families that the package's table does not list: their image placeholders.
+UNLISTED = {idefics2: "<image>", mllama: "<|image|>"}
 MORE = (internvl, llava_onevision, mistral3, qwen3_vl_moe, qwen3_5, qwen3_5_moe, lfm2_vl, gemma3, gemma4)
 MORE += (aya_vision, cohere2_vision, qwen2_5_omni_thinker)
 TOKENS = """<img> </img> <IMG_CONTEXT> [IMG] [IMG_BREAK] [IMG_END] <|image_start|> <|image_end|> <|img_thumbnail|>
