@@ -45,12 +45,13 @@ def narrow(monkeypatch):
 def test_encoding(monkeypatch, tmp_path):
     document = tmp_path / "d.md"
     document.write_text("<!-- bench_encode tiny -->\n<!-- /bench_encode tiny -->\n")
-    monkeypatch.setattr(bench_encode, "CASES", {"3 texts an image": (1, 3, 0), "texts alone": (0, 0, 3)})
-    images, texts = bench_encode.main(["--repeats", "1", "--document", str(document)])
+    monkeypatch.setattr(bench_encode, "CASES", {"3 texts per image": (1, 3, 0), "texts alone": (0, 0, 3)})
+    images, branched, texts = bench_encode.main(["--repeats", "1", "--document", str(document)])
     assert float(images[4]) > 2, "fewer operations: one image of 757 tokens, not three"
+    assert float(branched[4]) > 2 and branched[0] == "3 texts per image, branched"
     assert float(texts[4]) == 1
-    assert max(float(row[-1]) for row in (images, texts)) < 1e-5
-    assert "| 3 texts an image |" in document.read_text()
+    assert max(float(row[-1]) for row in (images, branched, texts)) < 1e-5
+    assert "| 3 texts per image, packed |" in document.read_text()
 
 
 @pytest.mark.slow
@@ -58,4 +59,4 @@ def test_distillation(monkeypatch):
     monkeypatch.setattr(bench_distill, "LANGUAGES", ("it", "de"))
     routes = {row[0]: row for row in bench_distill.main(["--rows", "1", "--repeats", "1"])}
     assert float(routes["published"][4]) > 3 and float(routes["MSELoss"][4]) > 2
-    assert all(float(routes[name][-1]) < 1e-4 for name in ("shared", "adapter"))
+    assert all(float(routes[name][-1]) < 1e-4 for name in ("shared", "branched", "adapter"))

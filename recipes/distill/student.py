@@ -25,7 +25,7 @@ def set_trainable(student: SentenceTransformer, arguments: DistillArguments, *, 
         )
     if rank := arguments.lora_rank:
         config = lora_config(
-            family,
+            student,
             rank=rank,
             alpha=arguments.lora_alpha or 2 * rank,
             dropout=arguments.lora_dropout,

@@ -101,6 +101,13 @@ def shared(loss: MultilingualDistillationLoss, rows: list[dict]) -> None:
     sum(loss([moved]).values()).backward()
 
 
+def on_route(route: str, loss: MultilingualDistillationLoss, rows: list[dict]) -> None:
+    """Ours, on one route for student and teacher."""
+    for model in (loss.model, loss.teacher.model):
+        model[0].sharing = route
+    shared(loss, rows)
+
+
 def gradients(model: SentenceTransformer, run: Callable[[], None]) -> dict[str, Tensor]:
     """Gradients of one step, on the CPU: four routes of a 4 B model do not fit one GPU."""
     model.zero_grad()
@@ -127,7 +134,7 @@ def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str
     with torch.no_grad():  # a student that has moved, else every gradient is zero
         for parameter in student.parameters():
             parameter.add_(0.05 * parameter.std().nan_to_num(0.0) * torch.randn_like(parameter))
-    adapted.add_adapter(lora_config(adapted[0].config.model_type, rank=8, alpha=16))
+    adapted.add_adapter(lora_config(adapted, rank=8, alpha=16))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
@@ -140,7 +147,8 @@ def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str
     routes: dict[str, tuple[Any, Callable[[], None], str]] = {
         "published": (student, lambda: published(student, teacher, rows), "published"),
         "MSELoss": (student, lambda: stock_mse(student, target, rows), "published"),
-        "shared": (student, lambda: shared(ours, rows), "published"),
+        "shared": (student, lambda: on_route("packed", ours, rows), "published"),
+        "branched": (student, lambda: on_route("branched", ours, rows), "published"),
         "adapter": (adapted, lambda: shared(own, rows), "adapter, published"),
     }
     base = gradients(student, routes["published"][1])

@@ -1,4 +1,4 @@
-"""Encode several texts an image: shared prefixes against stock sentence-transformers, in one run.
+"""Encode several texts per image: shared prefixes against stock sentence-transformers, in one run.
 
     python -m recipes.experiments.bench_encode                                  # tiny width, true lengths, any machine
     python -m recipes.experiments.bench_encode --geometry phi3_v                # 4.1 B random weights in bf16, one GPU
@@ -11,6 +11,7 @@ of several runs of each route in turn; floating-point operations are counted by 
 import random
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from ..shared.markup import markdown_table
 from .bench_model import GEOMETRIES, write_checkpoint
 from .measure import Cost, costs, keep_table
 
+# Images, texts per image, texts alone.
 CASES = {
-    "16 texts an image": (2, 16, 0),
-    "5 texts an image": (4, 5, 0),
-    "1 text an image": (8, 1, 0),
+    "32 texts per image": (1, 32, 0),
+    "16 texts per image": (2, 16, 0),
+    "5 texts per image": (4, 5, 0),
+    "1 text per image": (8, 1, 0),
     "texts alone": (0, 0, 64),
 }
 
@@ -47,14 +50,21 @@ def inputs(images: int, texts: int, alone: int, seed: int) -> list[Any]:
     return rows + [text() for _ in range(alone)]
 
 
-def compare(stock: Any, ours: Any, rows: list[Any], *, batch_size: int, repeats: int) -> tuple[dict[str, Cost], float]:
-    """Costs of both routes, and the largest difference of their embeddings."""
-    routes = {
-        name: lambda model=model: model.encode(rows, batch_size=batch_size, show_progress_bar=False)
-        for name, model in (("stock", stock), ("shared", ours))
-    }
-    difference = float(np.abs(routes["stock"]() - routes["shared"]()).max())
-    return costs(routes, repeats=repeats), difference
+def compare(
+    stock: Any, ours: Any, rows: list[Any], routes: Sequence[str], *, batch_size: int, repeats: int
+) -> tuple[dict[str, Cost], dict[str, float]]:
+    """Costs of stock sentence-transformers and of our routes, and the largest differences of their embeddings."""
+
+    def encode(route: str) -> np.ndarray:
+        if route != "stock":
+            ours[0].sharing = route
+        model = stock if route == "stock" else ours
+        return np.asarray(model.encode(rows, batch_size=batch_size, show_progress_bar=False))
+
+    runs = {route: partial(encode, route) for route in ("stock", *routes)}
+    states = {route: run() for route, run in runs.items()}
+    differences = {route: float(np.abs(states[route] - states["stock"]).max()) for route in routes}
+    return costs(runs, repeats=repeats), differences
 
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
@@ -63,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--texts", type=int, metavar="N", help="measure one image with N texts in one batch, instead")
     parser.add_argument("--document", type=Path, help="the document to write the table to")
     args = parser.parse_args(argv)
     rows = []
@@ -70,14 +81,21 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         raw = write_checkpoint(Path(folder) / "raw", args.geometry)
         built = str(build(raw, Path(folder) / "model"))
         stock, ours = sentence_transformers.SentenceTransformer(built), SentenceTransformer(built)
-        for name, (images, texts, alone) in CASES.items():
+        cases = CASES if args.texts is None else {f"{args.texts:,} texts of one image": (1, args.texts, 0)}
+        for name, (images, texts, alone) in cases.items():
             items = inputs(images, texts, alone, seed=len(name))
-            spent, difference = compare(stock, ours, items, batch_size=args.batch_size, repeats=args.repeats)
-            rows.append([name, *cost_cells(spent["stock"], spent["shared"]), f"{difference:.0e}"])
-            print(markdown_table(["", *HEADER], rows[-1:]).splitlines()[-1], flush=True)
+            routes = ("packed", "branched") if texts > 1 else ("packed",)
+            spent, differ = compare(
+                stock, ours, items, routes, batch_size=args.texts or args.batch_size, repeats=args.repeats
+            )
+            for route in routes:
+                label = f"{name}, {route}" if texts > 1 else name
+                rows.append([label, *cost_cells(spent["stock"], spent[route]), f"{differ[route]:.0e}"])
+                print(markdown_table(["", *HEADER], rows[-1:]).splitlines()[-1], flush=True)
     text = markdown_table(["", *HEADER], rows)
     print(text)
-    keep_table(args.document, "bench_encode", argv, text, section=f"bench_encode {args.geometry}")
+    section = f"bench_encode {args.geometry}" + (" one image" if args.texts else "")
+    keep_table(args.document, "bench_encode", argv, text, section=section)
     return rows
 
 
