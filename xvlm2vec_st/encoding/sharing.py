@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
@@ -205,11 +205,19 @@ def first_line(error: Exception) -> str:
 
 def verdict_file(config: PreTrainedConfig, model: Any) -> Path:
     """Where the verdict on a model is remembered: by its configuration, class, dtype, device and the libraries."""
-    versions = [version(name) for name in ("xvlm2vec-st", "transformers", "torch", "sentence-transformers")]
+    versions = [installed(name) for name in ("xvlm2vec-st", "transformers", "torch", "sentence-transformers")]
     parts = [config.to_dict(), type(model).__name__, str(model.dtype), model.device.type]
     parts.append(config.get_text_config()._attn_implementation)
     text = json.dumps([parts, versions], sort_keys=True, default=str)
     return Path(HF_HOME) / "xvlm2vec" / "sharing" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def installed(name: str) -> str | None:
+    """The version of a package; None for one that runs from a folder, without an installation."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def read_verdict(file: Path) -> Sharing | None:
