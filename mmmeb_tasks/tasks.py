@@ -1,6 +1,6 @@
 """The seven tasks of MMMEB over the published data."""
 
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 from mteb.abstasks.task_metadata import (
     AnnotatorType,
@@ -79,32 +79,19 @@ FLICKR_CITATION = r"""
 
 
 class Facts(TypedDict):
-    """What two tasks over one source have in common."""
+    """What a task's source says, by the names of mteb's metadata; two tasks may have one source."""
 
     reference: str
     date: tuple[str, str]
     domains: list[TaskDomain]
-    subtype: TaskSubtype
-    licence: Licenses
-    annotators: AnnotatorType
-    creation: SampleCreationMethod
-    citation: str
+    task_subtypes: list[TaskSubtype]
+    license: Licenses
+    annotations_creators: AnnotatorType
+    sample_creation: SampleCreationMethod
+    bibtex_citation: str
 
 
-def _metadata(
-    name: str,
-    category: TaskCategory,
-    description: str,
-    *,
-    reference: str,
-    date: tuple[str, str],
-    domains: list[TaskDomain],
-    subtype: TaskSubtype,
-    licence: Licenses,
-    annotators: AnnotatorType,
-    creation: SampleCreationMethod,
-    citation: str,
-) -> MMMEBMetadata:
+def _metadata(name: str, category: TaskCategory, description: str, **facts: Unpack[Facts]) -> MMMEBMetadata:
     """What the seven tasks have in common, and what they have not."""
     row = published(name)
     return MMMEBMetadata(
@@ -112,21 +99,14 @@ def _metadata(
         kind=row.kind,
         description=description,
         dataset={"path": HUB_DATASET, "revision": "main"},
-        reference=reference,
         type="VisionCentricQA" if row.kind == "vqa" else "Any2AnyReranking",
         category=category,
         modalities=["image", "text"],
         eval_splits=["test"],
         eval_langs=langscripts(*row.languages),
         main_score="accuracy",
-        date=date,
-        domains=domains,
-        task_subtypes=[subtype],
-        license=licence,
-        annotations_creators=annotators,
         dialect=[],
-        sample_creation=creation,
-        bibtex_citation=citation + MMMEB_CITATION,
+        **facts,
     )
 
 
@@ -146,11 +126,11 @@ _XM3600: Facts = {
     "reference": "https://google.github.io/crossmodal-3600/",
     "date": ("2022-01-01", "2022-12-31"),
     "domains": ["Scene", "Written"],
-    "subtype": "Image Text Retrieval",
-    "licence": "cc-by-4.0",
-    "annotators": "human-annotated",
-    "creation": "created",
-    "citation": XM3600_CITATION,
+    "task_subtypes": ["Image Text Retrieval"],
+    "license": "cc-by-4.0",
+    "annotations_creators": "human-annotated",
+    "sample_creation": "created",
+    "bibtex_citation": XM3600_CITATION + MMMEB_CITATION,
 }
 
 
@@ -174,11 +154,11 @@ _XTD10: Facts = {
     "reference": "https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10",
     "date": ("2020-01-01", "2020-12-31"),
     "domains": ["Scene", "Written"],
-    "subtype": "Image Text Retrieval",
-    "licence": "not specified",
-    "annotators": "human-annotated",
-    "creation": "human-translated",
-    "citation": XTD10_CITATION,
+    "task_subtypes": ["Image Text Retrieval"],
+    "license": "not specified",
+    "annotations_creators": "human-annotated",
+    "sample_creation": "human-translated",
+    "bibtex_citation": XTD10_CITATION + MMMEB_CITATION,
 }
 
 
@@ -204,11 +184,11 @@ class ImageNetMultilingual(PublishedTask):
         reference="https://github.com/gregor-ge/Babel-ImageNet",
         date=("2009-01-01", "2023-12-31"),
         domains=["Encyclopaedic", "Scene"],
-        subtype="Object recognition",
-        licence="not specified",
-        annotators="derived",
-        creation="found",
-        citation=BABEL_CITATION,
+        task_subtypes=["Object recognition"],
+        license="not specified",
+        annotations_creators="derived",
+        sample_creation="found",
+        bibtex_citation=BABEL_CITATION + MMMEB_CITATION,
     )
 
 
@@ -222,11 +202,11 @@ class MaXMRanking(PublishedTask):
         reference="https://github.com/google-research-datasets/maxm",
         date=("2022-01-01", "2023-12-31"),
         domains=["Scene", "Written"],
-        subtype="Question answering",
-        licence="cc-by-4.0",
-        annotators="human-annotated",
-        creation="created",
-        citation=MAXM_CITATION,
+        task_subtypes=["Question answering"],
+        license="cc-by-4.0",
+        annotations_creators="human-annotated",
+        sample_creation="created",
+        bibtex_citation=MAXM_CITATION + MMMEB_CITATION,
     )
 
 
@@ -240,11 +220,11 @@ class Flickr30kEntitiesGrounding(PublishedTask):
         reference="https://bryanplummer.com/Flickr30kEntities/",
         date=("2014-01-01", "2015-12-31"),
         domains=["Scene", "Web"],
-        subtype="Object recognition",
-        licence="not specified",
-        annotators="human-annotated",
-        creation="found",
-        citation=FLICKR_CITATION,
+        task_subtypes=["Object recognition"],
+        license="not specified",
+        annotations_creators="human-annotated",
+        sample_creation="found",
+        bibtex_citation=FLICKR_CITATION + MMMEB_CITATION,
     )
 
 

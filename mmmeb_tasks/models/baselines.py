@@ -20,6 +20,7 @@ from PIL.Image import Image as PILImage
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from mmmeb_tasks.models.inputs import unit
 from mmmeb_tasks.models.model_meta import OwnMeta
 from mmmeb_tasks.utils.texts import as_text
 
@@ -58,19 +59,14 @@ class TwoTowers(AbsEncoder):
         for batch in tqdm(inputs, desc=task_metadata.name, disable=not kwargs.get("show_progress_bar", True)):
             vectors = []
             if "text" in batch:
-                vectors.append(_unit(self.texts(batch["text"], size)))
+                vectors.append(unit(self.texts(batch["text"], size)))
             if "image" in batch:
                 images = [image.convert("RGB") for image in batch["image"]]
-                vectors.append(_unit(self.images(images, size)))
+                vectors.append(unit(self.images(images, size)))
             if not vectors:
                 raise ValueError(f"{task_metadata.name}: rows have {', '.join(batch)}, neither text nor image")
             parts.append(sum(vectors))
         return np.concatenate(parts).astype(np.float32)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    vectors = np.asarray(vectors, dtype=np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def multilingual_clip(name: str, revision: str | None = None, *, partner: str, **kwargs: Any) -> TwoTowers:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.metadata import MMMEBMetadata
-from mmmeb_tasks.models.inputs import Key, ModelInput, blocks, model_input, neighbours, read_items
+from mmmeb_tasks.models.inputs import Key, ModelInput, blocks, model_input, neighbours, read_items, unit
 from mmmeb_tasks.models.model_meta import model_meta
 from mmmeb_tasks.utils.texts import PlainTexts
 
@@ -94,7 +94,8 @@ class MMMEBEncoder(AbsEncoder):
         rows: Any = inputs.dataset
         both = {"image", "text"} <= {*rows.features}
         if not isinstance(task_metadata, MMMEBMetadata) and not (both and self.style is None):
-            refuse_unsupported(self.model, [_outline(rows.features)], task_metadata.name)
+            text, image = ("" if column in rows.features else None for column in ("text", "image"))
+            refuse_unsupported(self.model, [ModelInput(text, image)], task_metadata.name)
             kwargs["batch_size"] = self.batch_size or kwargs.get("batch_size", 32)
             plain: Any = PlainTexts(inputs, self.model.modalities)
             vectors = self._as_mteb.encode(
@@ -182,20 +183,6 @@ class MMMEBEncoder(AbsEncoder):
             convert_to_numpy=True,
         )
         return np.asarray(vectors, dtype=np.float32)
-
-
-def _outline(columns: Iterable[str]) -> ModelInput:
-    """An item that holds what rows of these columns hold, empty."""
-    return ModelInput(text="" if "text" in columns else None, image="" if "image" in columns else None)
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1.
-
-    >>> unit(np.array([[3.0, 4.0]]))
-    array([[0.6, 0.8]])
-    """
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def refuse_unsupported(model: SentenceTransformer, items: Sequence[ModelInput], task: str) -> None:

@@ -7,8 +7,10 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Image
 from mteb.types import PromptType
+from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 
 from mmmeb_tasks.data.layout import Kind
@@ -107,6 +109,16 @@ def neighbours(items: Sequence[ModelInput]) -> list[ModelInput]:
     for item in items:
         of_image.setdefault(item.image, {}).setdefault(item.key, item)
     return [item for group in of_image.values() for item in group.values()]
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1.
+
+    >>> unit(np.array([[3.0, 4.0]]))
+    array([[0.6, 0.8]], dtype=float32)
+    """
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def blocks(items: Sequence[ModelInput], batch_size: int, batches: int) -> Iterator[list[ModelInput]]:

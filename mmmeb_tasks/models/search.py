@@ -5,9 +5,8 @@ Here a model's vectors are kept by content, and one matrix product scores a bloc
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -49,23 +48,6 @@ def best(
         candidates, own = candidates[kept], own[kept]
     order = np.lexsort((candidates, own))[::-1][:top_k]
     return candidates[order], own[order]
-
-
-@runtime_checkable
-class Embeds(Protocol):
-    """An encoder that reads MMMEB's rows itself and keeps its vectors, as `MMMEBEncoder`."""
-
-    def read(
-        self, rows: Dataset, task_metadata: TaskMetadata, lang: str, prompt_type: PromptType | None
-    ) -> list[ModelInput]:
-        """Rows as what the model gets."""
-        ...
-
-    def embed(
-        self, items: Sequence[ModelInput], *, task: str, ahead: Sequence[ModelInput], **kwargs: Any
-    ) -> NDArray[np.float32]:
-        """Vectors of items, each distinct one encoded once, with others that share its image."""
-        ...
 
 
 class CandidateSearch:
@@ -143,14 +125,15 @@ class CandidateSearch:
         lang: str,
         kwargs: EncodeKwargs,
     ) -> NDArray[np.float32]:
-        if isinstance(self.model, Embeds):
-            items = self.model.read(rows, metadata, lang, side)
+        own: Any = self.model
+        if hasattr(own, "read") and hasattr(own, "embed"):  # `MMMEBEncoder`, whose import takes 3 s
+            items = own.read(rows, metadata, lang, side)
             ahead: list[ModelInput] = []
             if "image" in rows.column_names:  # only rows with an image have anything to share
                 for other, data in self.ahead.items():
                     later = data["queries"] if side == PromptType.query else data["corpus"]
-                    ahead += self.model.read(later, metadata, other, side)
-            return self.model.embed(items, task=f"{metadata.name} {lang} {side.value}", ahead=ahead, **kwargs)
+                    ahead += own.read(later, metadata, other, side)
+            return own.embed(items, task=f"{metadata.name} {lang} {side.value}", ahead=ahead, **kwargs)
         items = read_items(rows, cast(MMMEBMetadata, metadata).kind, lang, side, None)
         if self.mteb_model_meta.use_instructions is not False:
             # The prompt says what a class label is; nothing is known about the side.
@@ -200,15 +183,9 @@ def _is_routed(model: EncoderProtocol) -> bool:
     return isinstance(modules, torch.nn.Module) and any(type(m).__name__ == "Router" for m in modules.modules())
 
 
-@dataclass
-class _Kept:
-    """What is kept of a model as long as it lives, shared by tasks and languages; not the model."""
-
-    vectors: dict[tuple, NDArray[np.float32]] = field(default_factory=dict)
-    own_encoder: EncoderProtocol | None = None
-
-
-_KEPT: WeakKeyDictionary[MTEBModels, _Kept] = WeakKeyDictionary()
+# Model -> our encoder in its place, if any, and vectors: kept as long as it lives, for all tasks and languages.
+_KEPT: WeakKeyDictionary[MTEBModels, tuple[EncoderProtocol | None, dict[tuple, NDArray[np.float32]]]]
+_KEPT = WeakKeyDictionary()
 
 
 def searcher(model: MTEBModels, ahead: Mapping[str, RetrievalSplitData]) -> MTEBModels | CandidateSearch:
@@ -218,9 +195,9 @@ def searcher(model: MTEBModels, ahead: Mapping[str, RetrievalSplitData]) -> MTEB
         return model
     encoder = cast(EncoderProtocol, model)
     if model not in _KEPT:
-        _KEPT[model] = _Kept(own_encoder=wrap_again(encoder))
-    kept = _KEPT[model]
-    return CandidateSearch(kept.own_encoder or encoder, kept.vectors, ahead)
+        _KEPT[model] = wrap_again(encoder), {}
+    own, vectors = _KEPT[model]
+    return CandidateSearch(own or encoder, vectors, ahead)
 
 
 def wrap_again(model: EncoderProtocol) -> EncoderProtocol | None:
