@@ -45,7 +45,7 @@ def narrow(monkeypatch):
 def test_encoding(monkeypatch, tmp_path):
     document = tmp_path / "d.md"
     document.write_text("<!-- bench_encode tiny -->\n<!-- /bench_encode tiny -->\n")
-    monkeypatch.setattr(bench_encode, "CASES", {"3 texts per image": (1, 3, 0), "texts alone": (0, 0, 3)})
+    monkeypatch.setattr(bench_encode, "CASES", {"3 texts per image": (1, 3, 0, 1), "texts alone": (0, 0, 3, 1)})
     images, branched, texts = bench_encode.main(["--repeats", "1", "--document", str(document)])
     assert float(images[4]) > 2, "fewer operations: one image of 757 tokens, not three"
     assert float(branched[4]) > 2 and branched[0] == "3 texts per image, branched"

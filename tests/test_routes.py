@@ -1,6 +1,8 @@
 """Every route of every family against the plain route: states, gradients, memory, and the choice among routes."""
 
 import json
+import subprocess
+import sys
 from functools import cache, wraps
 from pathlib import Path
 
@@ -320,3 +322,39 @@ def test_a_cache_hands_out_what_it_was_given():
         assert found[:, 0, :3].tolist() == keys[[1, 1, 0], 0].tolist() and not found[:, 0, 3:].any()
     values.sum().backward()
     assert keys.grad[:, 0, 0, 0].tolist() == [1, 2]
+
+
+MEASURED = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+import tiny, torch
+from test_routes import SentenceTransformer, sentence_transformers
+torch.set_num_threads(1)
+route, folder = sys.argv[1:]
+kind = sentence_transformers.SentenceTransformer if route == "stock" else SentenceTransformer
+model = kind(folder, device="cpu")
+if route != "stock":
+    model[0].sharing = route
+image = tiny.random_image()
+rows = [{{"image": image, "text": f"text number {{number}}"}} for number in range(5000)]
+model.encode(rows[:2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+states = model.encode(rows, batch_size=5000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *states[[0, 4999]].flatten().tolist())
+"""
+
+
+@pytest.mark.slow
+def test_five_thousand_texts_of_one_image_take_less_memory_than_stock():
+    """With an image of 313 tokens, in one batch, in a process per route."""
+    folder = str(tiny.embedder("phi3_v"))
+    code = MEASURED.format(tests=str(Path(__file__).parent))
+    peaks, states = {}, {}
+    for route in ("stock", "packed", "branched"):
+        done = subprocess.run([sys.executable, "-c", code, route, folder], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        peak, *numbers = map(float, done.stdout.split())
+        peaks[route], states[route] = peak, np.array(numbers)
+    for route in ("packed", "branched"):
+        assert np.abs(states[route] - states["stock"]).max() < 1e-5
+        assert peaks[route] < peaks["stock"], peaks

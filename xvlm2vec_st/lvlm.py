@@ -83,8 +83,8 @@ class LVLM(Transformer):
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether rows with the same images share work."""
-        return self.sharing.route != "plain"
+        """Whether the language model computes what rows with the same images share once."""
+        return self.sharing.route in ("packed", "branched")
 
     def preprocess(
         self,
@@ -103,7 +103,7 @@ class LVLM(Transformer):
             return super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
         originals, inputs = inputs, open_inputs(inputs)
         self._check_empty(originals, inputs, prompt)
-        if not processing_kwargs and self.shares_prefix:
+        if not processing_kwargs and self.sharing.route != "plain":
             messages = self._messages(inputs, prompt)
             if messages is not None and (features := self._shared(messages, **kwargs)) is not None:
                 return features

@@ -111,7 +111,7 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         in_pool = options["pool"] is not None or isinstance(options["device"], list)
         if in_pool or self.is_singular_input(inputs) or len(inputs) <= options["batch_size"]:
             return super().encode(inputs, *args, **kwargs)
-        if not (isinstance(self[0], LVLM) and self[0].shares_prefix and any(map(images_in, inputs))):
+        if not (isinstance(self[0], LVLM) and self[0].sharing.route != "plain" and any(map(images_in, inputs))):
             return super().encode(inputs, *args, **kwargs)
         return self._encode_batches(options)
 
