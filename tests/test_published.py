@@ -71,7 +71,7 @@ def test_what_cannot_be_known_is_said(family, tmp_path, caplog):
 def test_qwen3_vl_embedding_by_its_name_and_by_its_template(family, tmp_path):
     named = renamed(family, "Qwen3-VL-Embedding-2B", tmp_path)
     model = assert_shares(build(named, tmp_path / "out"))
-    assert last_text(model, {"text": "a dog"}, 33).endswith("a dog<|im_end|>\n<|im_start|>assistant\n")
+    assert last_text(model, {"text": "a dog"}, 40).endswith("a dog<|im_end|>\n<|im_start|>assistant\n")
     unnamed = renamed(family, "local", tmp_path)
     (unnamed / "chat_template.jinja").write_text("{%- set d = 'Represent the user\\'s input.' -%}{{ d }}")
     other = both(build(unnamed, tmp_path / "other"))[0]
