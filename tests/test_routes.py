@@ -346,8 +346,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *states[[0, 4
 
 @pytest.mark.slow
 def test_five_thousand_texts_of_one_image_take_less_memory_than_stock():
-    """With an image of 313 tokens, in one batch, in a process per route."""
-    folder = str(tiny.embedder("phi3_v"))
+    """In one batch, in a process per route. With the 313 tokens of a Phi-3.5-vision image, stock needs over 24 GB."""
+    folder = str(tiny.embedder("idefics3"))
     code = MEASURED.format(tests=str(Path(__file__).parent))
     peaks, states = {}, {}
     for route in ("stock", "packed", "branched"):
@@ -357,4 +357,4 @@ def test_five_thousand_texts_of_one_image_take_less_memory_than_stock():
         peaks[route], states[route] = peak, np.array(numbers)
     for route in ("packed", "branched"):
         assert np.abs(states[route] - states["stock"]).max() < 1e-5
-        assert peaks[route] < peaks["stock"], peaks
+        assert peaks[route] < 0.8 * peaks["stock"], peaks
