@@ -13,7 +13,7 @@ from transformers.utils import logging
 from xvlm2vec_st.encoding.batches import images_in, key_of, text_length
 from xvlm2vec_st.encoding.inputs import InputError, open_inputs
 from xvlm2vec_st.encoding.packing import common_prefix
-from xvlm2vec_st.encoding.routes import branched_states, packed_states, vision_states
+from xvlm2vec_st.encoding.routes import branched_states, is_sharded, packed_states, vision_states
 from xvlm2vec_st.encoding.sharing import ROUTES, Sharing, decide_sharing
 from xvlm2vec_st.encoding.token_rows import message_images, row_features, unpad_rows, with_new_tail, with_text
 from xvlm2vec_st.families.table import FAMILIES
@@ -121,7 +121,7 @@ class LVLM(Transformer):
             return cast(Tensor, plain(given, **kwargs)[self.module_output_name])
 
         route, pad = self.sharing.route, cast(int, self._text_tokenizer.pad_token_id)
-        if route == "branched":
+        if route == "branched" and not is_sharded(self.inner):
             states = branched_states(self.inner, features, forward, pad)
         elif route == "packed":
             states = packed_states(self.inner, features, forward, pad)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -99,6 +100,14 @@ def vision_states(model: Any, features: Features, forward: Forward) -> Tensor:
         rows["position_ids"] = positions(model, features)
     groups = tuple(group for group in features["image_group"].tolist() if group >= 0)
     return forward(encode_images(model, rows, groups, image_tokens(model.config, features)))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 has sharded the model. Its processes must then run each layer equally often.
+
+    The number of branched forwards depends on a process' rows; one that ran fewer would leave the others waiting.
+    """
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def packed_plan(text: PreTrainedConfig, features: Features) -> Plan:
