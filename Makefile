@@ -1,6 +1,6 @@
 # make demo: the whole story in about 10 minutes. make test: lint and tests. Each installs first.
 # VERSIONS=tested (default), lowest or newest says which versions, each in a virtual environment of its own:
-# constraints.txt, constraints-lowest.txt, or what pip finds. make lock writes both files anew.
+# constraints.txt, constraints-lowest.txt, or what pip finds. make lock writes both files again.
 PYTHON ?= python3
 VERSIONS ?= tested
 

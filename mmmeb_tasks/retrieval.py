@@ -12,14 +12,14 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import ModelMeta, MTEBModels
 from mteb.types import PromptType, ScoresDict
 
-from mmmeb_tasks.data.layout import DataError, Kind, Row, data_file, layout_of, read_rows
+from mmmeb_tasks.data.layout import BenchmarkRow, DataError, Kind, data_file, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
 from mmmeb_tasks.metadata import MMMEBMetadata
 from mmmeb_tasks.models.inputs import content_id, file_id
 from mmmeb_tasks.models.search import searcher
 
 
-def split_data(rows: Iterable[Row], kind: Kind) -> RetrievalSplitData:
+def split_data(rows: Iterable[BenchmarkRow], kind: Kind) -> RetrievalSplitData:
     """Rows of one task and language as mteb's corpus, queries, relevant documents and candidates.
 
     The corpus is the union of all candidates. Candidates stand in the order of their ids, which

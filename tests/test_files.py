@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmmeb_tasks.data.layout import KINDS, LAYOUTS, Kind, Row, data_file, image_path, read_rows
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, BenchmarkRow, Kind, data_file, image_path, read_rows
 
 GOOD: dict[Kind, dict[str, object]] = {
     "i2t": {"id": "a", "img": "1", "captions": ["one", "two"]},
@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows(root: Path, kind: Kind, *lines: object) -> Iterator[Row]:
+def rows(root: Path, kind: Kind, *lines: object) -> Iterator[BenchmarkRow]:
     """Rows of a file with these lines; a string is a line as it is."""
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     data_file(root, "d", "en", 9, kind).write_text("\n".join(texts) + "\n")
@@ -36,11 +36,11 @@ def rows(root: Path, kind: Kind, *lines: object) -> Iterator[Row]:
 def test_every_kind_is_read_and_the_gold_is_the_first_candidate(root: Path) -> None:
     read = {kind: next(rows(root, kind, GOOD[kind])) for kind in KINDS}
     one, two, crop = root / "d_images/1.jpg", root / "d_images/2.png", root / "crops/3.jpg"
-    assert read["i2t"] == Row(1, "a", one, None, ("one", "two"))
-    assert read["t2i"] == Row(1, "a", None, "one", (one, two))
-    assert read["vqa"] == Row(1, "7", crop, "what?", ("this",))
-    assert read["vg"] == Row(1, "a", one, "one", (crop, one))
-    assert read["c"] == Row(1, "a", one, None, ("one", "two"))
+    assert read["i2t"] == BenchmarkRow(1, "a", one, None, ("one", "two"))
+    assert read["t2i"] == BenchmarkRow(1, "a", None, "one", (one, two))
+    assert read["vqa"] == BenchmarkRow(1, "7", crop, "what?", ("this",))
+    assert read["vg"] == BenchmarkRow(1, "a", one, "one", (crop, one))
+    assert read["c"] == BenchmarkRow(1, "a", one, None, ("one", "two"))
 
 
 @pytest.mark.parametrize(

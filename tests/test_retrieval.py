@@ -19,7 +19,7 @@ from mteb.types import PromptType
 from PIL import Image as PILImage
 from toys import ALL, CANDIDATES, CONCEPTS, Constant, Inverted, Random, Toy, write_line
 
-from mmmeb_tasks.data.layout import KINDS, LAYOUTS, OUTSIDE, Kind, Row, data_file, read_rows
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, OUTSIDE, BenchmarkRow, Kind, data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target, task_prompt
 from mmmeb_tasks.mini.tasks import (
     MINI_TASKS,
@@ -69,7 +69,7 @@ def test_a_random_encoder_scores_one_in_so_many_candidates(root: Path) -> None:
     assert np.mean(drawn) == pytest.approx(1 / CANDIDATES, abs=0.1)  # of 120: three deviations
 
 
-def unpad_rows(root: Path, kind: Kind, lang: str = "en") -> list[Row]:
+def unpad_rows(root: Path, kind: Kind, lang: str = "en") -> list[BenchmarkRow]:
     """All rows of one file."""
     return list(read_rows(root, "mini", lang, 100, kind))
 
@@ -116,10 +116,10 @@ def test_a_copy_of_the_gold_is_the_gold(tmp_path: Path) -> None:
     for name, colour in (("gold", "red"), ("copy", "red"), ("other", "blue")):
         PILImage.new("RGB", (2, 2), colour).save(tmp_path / f"{name}.png")
     paths = tuple(tmp_path / f"{name}.png" for name in ("gold", "other", "copy"))
-    split = split_data([Row(1, "a", None, "red", paths)], "t2i")
+    split = split_data([BenchmarkRow(1, "a", None, "red", paths)], "t2i")
     assert split["relevant_docs"] == {"1:a": {content_id(paths[2]): 1}}
     assert len(split["top_ranked"]["1:a"]) == len(split["corpus"]) == 2
-    texts = split_data([Row(1, "a", paths[0], None, ("red", "blue", "red"))], "i2t")
+    texts = split_data([BenchmarkRow(1, "a", paths[0], None, ("red", "blue", "red"))], "i2t")
     assert len(texts["top_ranked"]["1:a"]) == 2
     assert content_id("red") in texts["relevant_docs"]["1:a"]
 

@@ -22,7 +22,7 @@ from mteb.types import PromptType
 from PIL import Image as PILImage
 from toys import CONCEPTS, Nothing, Random, Toy, write_published
 
-from mmmeb_tasks.data.layout import Row
+from mmmeb_tasks.data.layout import BenchmarkRow
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.models.inputs import ModelInput
 from mmmeb_tasks.models.search import best, searcher
@@ -206,7 +206,7 @@ def test_a_clip_like_model_gets_bare_content_and_the_sum_of_image_and_text(data:
     assert metrics[0]["accuracy"] < 1 and metrics[0]["hit_rate_at_5"] > 0
     both = encoder.embed(
         encoder.read(
-            split_data([Row(1, "a", data / "maxm_v1_images/2.jpg", "en text 5", ("x 1",))], "vqa")["queries"],
+            split_data([BenchmarkRow(1, "a", data / "maxm_v1_images/2.jpg", "en text 5", ("x 1",))], "vqa")["queries"],
             MaXMRanking.metadata,
             "en",
             PromptType.query,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmmeb_tasks.data.layout import Published, Row, files, read_records
+from mmmeb_tasks.data.layout import BenchmarkRow, Published, files, read_records
 from mmmeb_tasks.utils.texts import printable, short
 
 SHOWN = 3  # examples of each finding a file
@@ -89,7 +89,7 @@ def _look_through(
     _compare(expected, report)
 
 
-def _look_at_row(row: Row, report: Report, opened: dict[Path, str | None] | None) -> None:
+def _look_at_row(row: BenchmarkRow, report: Report, opened: dict[Path, str | None] | None) -> None:
     where = f"line {row.line}"
     if len(row.candidates) == 1:
         report.add("candidates without a wrong one", where)

@@ -48,7 +48,7 @@ LAYOUTS: dict[Kind, Layout] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchmarkRow:
     """One query with its own candidates: texts, or paths of images. The first one is the gold."""
 
     line: int
@@ -93,7 +93,7 @@ def image_path(root: Path, dataset: str, name: str) -> Path:
     return root / name if "/" in name else root / f"{dataset}_images" / name
 
 
-def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Iterator[Row]:
+def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Iterator[BenchmarkRow]:
     """Rows of one file, read line by line.
 
     A row whose query text or image is null is left out, so that every model has the same
@@ -107,7 +107,7 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
     return _rows(data_file(root, dataset, lang, maximum, kind), records)
 
 
-def _rows(path: Path, records: Iterator[tuple[int, Row | ValueError | None]]) -> Iterator[Row]:
+def _rows(path: Path, records: Iterator[tuple[int, BenchmarkRow | ValueError | None]]) -> Iterator[BenchmarkRow]:
     for number, row in records:
         if isinstance(row, ValueError):
             raise DataError(f"{path} line {number}: {printable(row)}") from row
@@ -117,7 +117,7 @@ def _rows(path: Path, records: Iterator[tuple[int, Row | ValueError | None]]) ->
 
 def read_records(
     root: Path, dataset: str, lang: str, maximum: int, kind: Kind
-) -> Iterator[tuple[int, Row | ValueError | None]]:
+) -> Iterator[tuple[int, BenchmarkRow | ValueError | None]]:
     """Every line of one file: its number, and its row, what is wrong with it, or None (skipped).
 
     Raises:
@@ -131,7 +131,7 @@ def read_records(
     return _lines(path, _Images(root, dataset), layout)
 
 
-def _lines(path: Path, images: "_Images", layout: Layout) -> Iterator[tuple[int, Row | ValueError | None]]:
+def _lines(path: Path, images: "_Images", layout: Layout) -> Iterator[tuple[int, BenchmarkRow | ValueError | None]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -157,7 +157,7 @@ def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
     return record
 
 
-def _row(number: int, record: Mapping[str, object], images: "_Images", layout: Layout) -> Row | None:
+def _row(number: int, record: Mapping[str, object], images: "_Images", layout: Layout) -> BenchmarkRow | None:
     """A record as a row, or `None` where the query's text or image is null."""
     image = _text(record, layout.image)
     text = _text(record, layout.text)
@@ -171,7 +171,7 @@ def _row(number: int, record: Mapping[str, object], images: "_Images", layout: L
             raise ValueError(f"{layout.candidates!r} holds {short(name)}; needs strings only")
         if fault := fault_of(name):
             raise ValueError(f"a text of {layout.candidates!r} {fault}")
-    return Row(
+    return BenchmarkRow(
         line=number,
         id=_id(record["id"]),
         image=None if image is None else images[image],

@@ -67,7 +67,7 @@ class DistillArguments:
     outside_images: bool = option(
         "accept image paths that leave this folder: '..', absolute paths, links", default=False
     )
-    check_images: bool = option("open every image before training starts", default=True)
+    check_images: bool = option("open every image before training starts; --no-check-images does not", default=True)
     image_size: int | None = option(
         "resize training images to squares of this many pixels; default: keep their size", default=None
     )

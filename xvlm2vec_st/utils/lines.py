@@ -47,7 +47,7 @@ def byte_lines(path: str | Path, *, any_encoding: bool = False) -> Iterator[tupl
             with gzip.open(file) as unpacked:
                 yield from number_lines(path, cast(BinaryIO, unpacked), encodings, max(FREE, RATIO * size))
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: a damaged gzip file ({error}); copy it or pack it anew") from error
+            raise ValueError(f"{path}: a damaged gzip file ({error}); copy it or pack it again") from error
 
 
 def number_lines(

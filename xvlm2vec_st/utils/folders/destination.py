@@ -187,7 +187,7 @@ class Destination:
         inputs: Iterable[tuple[str, str | Path | None]] = (),
         early: Iterable[str] = (),
     ) -> bool:
-        """Check, and begin anew; True where an earlier run with these settings has ended in `out`.
+        """Check, and start again; True if an earlier run with these settings has ended in `out`.
 
         Raises:
             ValueError: the finished result of other settings waits; as `check` and `check_work`.

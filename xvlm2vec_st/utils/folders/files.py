@@ -89,7 +89,7 @@ class FileDestination(Destination):
         path = self.work / MOVING
         try:
             written = read_object(path, "") if path.is_file() else {}
-        except ValueError:  # cut off: the run begins anew
+        except ValueError:  # cut off: the run starts again
             return {}
         return written if all(isinstance(ids, list) for ids in written.values()) else {}
 
