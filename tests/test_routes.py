@@ -119,10 +119,11 @@ def test_gradient_checkpointing_keeps_the_gradients_of_branches(family, reentran
 def test_gradients_of_an_adapter_on_branches(family, checkpointing):
     model = SentenceTransformer(str(tiny.embedder(family)))
     model.add_adapter(lora_config(model, rank=2))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.2)
+                parameter.normal_(std=0.2, generator=generator)
     tiny.double(model).train()
 
     def gradients(route):
@@ -137,7 +138,7 @@ def test_gradients_of_an_adapter_on_branches(family, checkpointing):
     branched = gradients("branched")
     assert plain.keys() == branched.keys() and all("lora_" in name for name in plain)
     assert sum(gradient.norm() > 1e-4 for gradient in plain.values()) > 10
-    tolerance = 1e-5 if family in tiny.FP32 else 1e-6
+    tolerance = 1e-4 if family in tiny.FP32 else 1e-6
     for name, gradient in plain.items():
         assert (gradient - branched[name]).norm() <= tolerance * (gradient.norm() + 1e-3), name
 
