@@ -118,6 +118,7 @@ def test_gradient_checkpointing_keeps_the_gradients_of_branches(family, reentran
 @tiny.some_families("llava", "gemma3", "qwen3_5")
 def test_gradients_of_an_adapter_on_branches(family, checkpointing):
     model = SentenceTransformer(str(tiny.embedder(family)))
+    torch.manual_seed(0)
     model.add_adapter(lora_config(model, rank=2))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -138,6 +139,7 @@ def test_gradients_of_an_adapter_on_branches(family, checkpointing):
     branched = gradients("branched")
     assert plain.keys() == branched.keys() and all("lora_" in name for name in plain)
     assert sum(gradient.norm() > 1e-4 for gradient in plain.values()) > 10
+    # In fp32 an adapter's small gradients of linear attention differ by up to 6e-05 over six seeds: see `tiny.FP32`.
     tolerance = 1e-4 if family in tiny.FP32 else 1e-6
     for name, gradient in plain.items():
         assert (gradient - branched[name]).norm() <= tolerance * (gradient.norm() + 1e-3), name
