@@ -221,8 +221,9 @@ def write(folder: Path, config: Any, processor: Any) -> Path:
     return folder
 
 
-# Qwen3.5 computes linear attention in fp32, and Gemma 4 norms and rotary factors, whatever the dtype: gradients differ by
-# fp32's rounding. With these casts turned into fp64, the differences fall from 8e-06 to 3e-14 and from 1e-06 to 8e-08.
+# Qwen3.5 computes linear attention in fp32, and Gemma 4 norms and rotary factors, whatever the dtype: gradients
+# differ by fp32's rounding. With these casts turned into fp64, the differences fall from 8e-06 to 3e-14 and from
+# 1e-06 to 8e-08.
 FP32 = ("qwen3_5", "qwen3_5_moe", "gemma4")
 
 
