@@ -317,6 +317,7 @@ def test_a_model_that_computes_something_else_takes_the_plain_route(monkeypatch,
     monkeypatch.setattr(routes, "encode_images", None)
     last = unlisted(monkeypatch, tmp_path / "last")
     assert last[0].sharing.route == "plain" and not last[0].shares_prefix
+    assert not [*(tmp_path / "last").rglob("*.json")], "a failed check is remembered"
     rows = mixed_rows()
     assert "image_group" not in last[0].preprocess(rows)
     assert np.abs(last.encode(rows) - tiny.stock("llava").encode(rows)).max() < 1e-5

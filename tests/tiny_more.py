@@ -52,6 +52,18 @@ Ids = dict[str, int]
 Tokens = Callable[..., PreTrainedTokenizerFast]
 
 
+def siglip() -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=7,
+        vision_use_head=False,
+    )
+
+
 def internvl(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
     from transformers import InternVLVideoProcessor
     from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
@@ -215,15 +227,6 @@ def lfm2_vl(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
 def gemma3(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-    vision = SiglipVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=7,
-        vision_use_head=False,
-    )
     own = Gemma3TextConfig(
         **text,
         head_dim=8,
@@ -232,7 +235,7 @@ def gemma3(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
         layer_types=["sliding_attention", "full_attention"],
     )
     config = Gemma3Config(
-        vision_config=vision,
+        vision_config=siglip(),
         text_config=own,
         mm_tokens_per_image=4,
         boi_token_index=ids["<start_of_image>"],
@@ -290,16 +293,7 @@ def cohere2(text: dict) -> Cohere2Config:
 def aya_vision(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-    vision = SiglipVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=7,
-        vision_use_head=False,
-    )
-    config = AyaVisionConfig(vision_config=vision, text_config=cohere2(text), image_token_index=ids["<|IMG_PATCH|>"])
+    config = AyaVisionConfig(vision_config=siglip(), text_config=cohere2(text), image_token_index=ids["<|IMG_PATCH|>"])
     pixels = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=2)
     return config, AyaVisionProcessor(pixels, tokens(), patch_size=7, img_size=28, downsample_factor=2)
 
@@ -307,17 +301,8 @@ def aya_vision(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
 def cohere2_vision(text: dict, ids: Ids, tokens: Tokens) -> tuple[Any, Any]:
     from transformers import Cohere2VisionImageProcessor
 
-    vision = SiglipVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=7,
-        vision_use_head=False,
-    )
     config = Cohere2VisionConfig(
-        vision_config=vision,
+        vision_config=siglip(),
         text_config=cohere2(text),
         image_token_id=ids["<|IMG_PATCH|>"],
         alignment_intermediate_size=24,

@@ -165,9 +165,13 @@ def pack(plan: Plan, tokens: Tensor, pad: int = 0) -> Tensor:
 
 def unpack(plan: Plan, states: Tensor) -> Tensor:
     """Unpack states: (packed rows, width, dim) -> (rows, tokens, dim), with zeros for padding."""
-    flat = states.flatten(0, 1)
-    rows = flat.index_select(0, plan.slot.clamp(min=0).flatten()).unflatten(0, plan.slot.shape)
-    return rows * (plan.slot >= 0).unsqueeze(-1)
+    return states_at(plan.slot, states.flatten(0, 1))
+
+
+def states_at(slot: Tensor, states: Tensor) -> Tensor:
+    """The states at each token's slot: (slots, dim) -> (rows, tokens, dim), with zeros where the slot is -1."""
+    rows = states.index_select(0, slot.clamp(min=0).flatten()).unflatten(0, slot.shape)
+    return rows * (slot >= 0).unsqueeze(-1)
 
 
 def attention_mask(plan: Plan, dtype: torch.dtype) -> Tensor:

@@ -25,6 +25,7 @@ from xvlm2vec_st.encoding.packing import (
     pack,
     plan_rows,
     repeat_per_stretch,
+    states_at,
     unpack,
 )
 from xvlm2vec_st.encoding.prefix_cache import branch_cache, build_prefix_cache
@@ -82,9 +83,7 @@ def branched_states(model: Any, features: Features, forward: Forward, pad: int) 
         states = [forward(first).flatten(0, 1)]
         for chunk in branch_chunks(plan, BRANCH_TOKENS):
             states.append(forward(branch_features(features, places, plan, chunk, pad, cache)).flatten(0, 1))
-    flat = torch.cat(states)
-    rows = flat.index_select(0, plan.slot.clamp(min=0).flatten()).unflatten(0, plan.slot.shape)
-    return rows * (plan.slot >= 0).unsqueeze(-1)
+    return states_at(plan.slot, torch.cat(states))
 
 
 def vision_states(model: Any, features: Features, forward: Forward) -> Tensor:

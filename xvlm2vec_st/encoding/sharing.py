@@ -61,9 +61,9 @@ def possible_routes(config: PreTrainedConfig, model: Any) -> tuple[list[str], st
         return [], f"the language model of {config.model_type} attends to images by cross-attention"
     if bidirectional(text):
         return ["vision"], "the language model is bidirectional: only the vision tower's work can be shared"
-    why = [reason for reason in (why_not_packed(text), why_not_branched(text)) if reason]
-    routes = ["packed"] * (why_not_packed(text) is None) + ["branched"] * (why_not_branched(text) is None)
-    return [*routes, "vision"], "; ".join(why)
+    why = {"packed": why_not_packed(text), "branched": why_not_branched(text)}
+    routes = [route for route, reason in why.items() if reason is None]
+    return [*routes, "vision"], "; ".join(filter(None, why.values()))
 
 
 def bidirectional(text: PreTrainedConfig) -> bool:
@@ -126,9 +126,10 @@ def decide_sharing(lvlm: Any, *, tested: bool) -> Sharing:
     finally:
         lvlm.train(training)
         lvlm.sharing = None
-    if sharing.route == "plain":
+    if sharing.route == "plain":  # not remembered: the next process may have more memory
         logger.warning("%s: images are not shared between rows (%s)", family, sharing.reason)
-    write_verdict(file, sharing)
+    else:
+        write_verdict(file, sharing)
     return sharing
 
 

@@ -160,7 +160,7 @@ def image_backend(family: str) -> str:
     family = family.removesuffix("_thinker")  # the part of an omni model that reads; its processor is the whole model's
     name = PROCESSOR_MAPPING_NAMES.get(family)
     processor: Any = processor_class_from_name(name) if name else None
-    dummy = getattr(processor, "is_dummy", False)  # what transformers puts in the place of a class that it cannot load
+    dummy = getattr(processor, "is_dummy", False)  # transformers' stand-in for a class that it cannot load
     reads_videos = issubclass(processor or object, ProcessorMixin) and "video_processor" in processor.get_attributes()
     if not (dummy or reads_videos) and IMAGE_PROCESSOR_MAPPING_NAMES.get(family, {"pil": True}).get("pil"):
         return "pil"
