@@ -7,6 +7,7 @@ import torch
 
 from xvlm2vec_st.distillation.loss_terms import (
     check_options,
+    contrastive_error,
     cosine_error,
     distillation_parts,
     error_terms,
@@ -20,7 +21,7 @@ GOOD = {
     "width": 4,
     "distance_metric": "mse",
     "english_weight": 0.5,
-    "similarity_weight": 0,
+    "weights": {"similarity_weight": 0, "contrastive_weight": 1},
     "temperature": 1,
     "matryoshka_dims": (),
 }
@@ -63,6 +64,42 @@ def test_divergence_by_hand():
     assert right.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_contrastive_by_hand():
+    """Two rows at right angles: cosines (1, 0) of the right row, temperature 0.5."""
+    target = torch.eye(2)
+    states = torch.tensor([[7.0, 0.0], [3.0, 0.0]])
+    right, wrong = -math.log(math.e**2 / (math.e**2 + 1)), -math.log(1 / (math.e**2 + 1))
+    for row, by_hand in (([0, 0], right), ([1, 1], wrong), ([0, 1], (right + wrong) / 2)):
+        error = contrastive_error(states, target, torch.tensor(row), temperature=0.5)
+        assert error.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_repeated_row_is_not_a_negative():
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])  # rows 0 and 2 are one text
+    states = torch.tensor([[5.0, 1.0]])
+    alone = contrastive_error(states, target[:2], torch.tensor([0]), temperature=1.0)
+    assert contrastive_error(states, target, torch.tensor([0]), temperature=1.0) == pytest.approx(alone.item())
+    near = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1]])
+    assert contrastive_error(states, near, torch.tensor([0]), temperature=1.0) > alone + 0.1
+
+
+def test_near_rows_weigh_most():
+    """The gradient points away from the nearest wrong row, not from the far one."""
+    target = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]), dim=-1)
+    states = torch.tensor([[0.9, 0.3, 0.3]], requires_grad=True)
+    contrastive_error(states, target, torch.tensor([0]), temperature=0.05).backward()
+    gradient = states.grad[0]
+    assert gradient[1] > 0.5 and gradient[1] > 10 * gradient[2].abs()
+
+
+def test_contrastive_matryoshka_is_the_mean_over_leading_dimensions():
+    target, states = torch.randn(4, 6), torch.randn(3, 6)
+    row = torch.tensor([0, 2, 3])
+    each = [contrastive_error(states[:, :d], target[:, :d], row, temperature=0.1) for d in (2, 6)]
+    both = contrastive_error(states, target, row, temperature=0.1, matryoshka_dims=(2, 6))
+    assert both.item() == pytest.approx(sum(each).item() / 2, rel=1e-5)
+
+
 def test_unit_length_is_of_all_rows():
     assert is_normalized(ROWS / ROWS.norm(dim=-1, keepdim=True)) and not is_normalized(ROWS)
     assert not is_normalized(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
@@ -73,8 +110,9 @@ def test_unit_length_is_of_all_rows():
     [
         ("distance_metric", "mae", "distance_metric is 'mae'; pass mse or cosine"),
         ("english_weight", 1.0, "english_weight is 1.0; pass 0 or more, below 1"),
-        ("similarity_weight", -1, "similarity_weight must be >= 0 .*; got -1"),
-        ("temperature", 0, "temperature > 0; got .* and 0$"),
+        ("weights", {"similarity_weight": -1}, "similarity_weight is -1; pass 0 .* or more"),
+        ("weights", {"contrastive_weight": math.nan}, "contrastive_weight is nan; pass 0 .* or more"),
+        ("temperature", 0, "temperature is 0; pass a number above 0"),
         ("matryoshka_dims", (5,), r"matryoshka_dims is \[5\]; pass different numbers from 1 to 4"),
         ("matryoshka_dims", (2, 2), r"matryoshka_dims is \[2, 2\]"),
     ],

@@ -21,13 +21,14 @@ from ..shared.command import parse_languages
 TEMPERATURE = 0.05
 # Options that name a model: a folder or a Hub id.
 MODELS = ("student", "teacher", "adapter")
-# Options that do nothing without another one.
+# Options that do nothing without one of others.
 NEEDS = {
-    "dora": "lora_rank",
-    "keep_adapter": "lora_rank",
-    "lora_alpha": "lora_rank",
-    "lora_dropout": "lora_rank",
-    "temperature": "similarity_weight",
+    "dora": ("lora_rank",),
+    "keep_adapter": ("lora_rank",),
+    "lora_alpha": ("lora_rank",),
+    "lora_dropout": ("lora_rank",),
+    "temperature": ("similarity_weight", "contrastive_weight"),
+    "middle_weight": ("middle_layer",),
 }
 
 
@@ -78,9 +79,12 @@ class DistillArguments:
     distance_metric: Literal["mse", "cosine"] = option("the paper's is mse", default="mse")
     english_weight: float = option("weight of the English term; the translations have the rest", default=0.5)
     similarity_weight: float = option("weight of the KL term over the batch's similarities", default=0.0)
+    contrastive_weight: float = option("weight of the InfoNCE term over translation pairs", default=0.0)
     temperature: float | None = option(
-        f"of the similarities, with --similarity-weight; default: {TEMPERATURE}", default=None
+        f"of the similarities, with --similarity-weight or --contrastive-weight; default: {TEMPERATURE}", default=None
     )
+    middle_layer: int | None = option("compare the states after this layer of the language model too", default=None)
+    middle_weight: float | None = option("weight of that term, with --middle-layer; default: 1", default=None)
     matryoshka_dims: list[int] = option("train these leading dimensions too: 3072 512 128", default_factory=list)
     lora_rank: int | None = option("train a LoRA on the language model; default: all weights but vision", default=None)
     lora_alpha: int | None = option("default: twice the rank", default=None)
@@ -108,9 +112,10 @@ class DistillArguments:
             check_folder(getattr(self, name))
         if self.muon_learning_rate == 0:
             raise ValueError("--muon-learning-rate 0.0: pass a rate above 0, or leave it out")
-        for name, other in NEEDS.items():
-            if getattr(self, name) and not getattr(self, other):
-                raise ValueError(f"{dashed(name)} does nothing without {dashed(other)}; pass both, or leave it out")
+        for name, others in NEEDS.items():
+            if getattr(self, name) and not any(getattr(self, other) for other in others):
+                needed = " or ".join(map(dashed, others))
+                raise ValueError(f"{dashed(name)} does nothing without {needed}; pass both, or leave it out")
         if self.keep_adapter and (self.adapter or self.num_crops):
             raise ValueError(
                 "--keep-adapter: the saved adapter names its base folder, and --adapter and --num-crops build "

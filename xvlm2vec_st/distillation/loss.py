@@ -1,7 +1,7 @@
 """The loss of xVLM2Vec: the student's English and translated states against the teacher's English states."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -11,23 +11,26 @@ from torch import Tensor, nn
 
 from xvlm2vec_st.distillation.loss_terms import (
     check_options,
+    contrastive_error,
+    cosine_error,
     distillation_parts,
     error_terms,
     is_normalized,
     similarity_divergence,
 )
+from xvlm2vec_st.distillation.middle_layer import check_middle_layer, middle_states
 from xvlm2vec_st.distillation.states import (
     Features,
     add_projection,
     compared_states,
+    concatenate,
+    gather_rows,
     head_of,
     image_end_token_ids,
-    pooling_of,
-    token_states,
     width_of,
 )
 from xvlm2vec_st.distillation.teacher_cache import CachedTeacher
-from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher, Teacher
+from xvlm2vec_st.distillation.teachers import AdapterTeacher, FrozenTeacher, Teacher, check_pair
 
 States = dict[str, Tensor]
 
@@ -58,7 +61,11 @@ class MultilingualDistillationLoss(nn.Module):
         english_weight: weight of the English term; the translations get the rest.
         similarity_weight: weight of an added term that compares the similarities between the rows of a batch
             (`loss_terms.similarity_divergence`); 0: no such term.
-        temperature: temperature of these similarities.
+        contrastive_weight: weight of an added InfoNCE term over translation pairs, against the rows of all
+            processes' batches (`loss_terms.contrastive_error`); 0: no such term.
+        temperature: temperature of the similarities in these two terms.
+        middle_layer: number of a layer, from 1. Its pooled states are compared too, by cosine.
+        middle_weight: weight of this term.
         matryoshka_dims: compute every error over the first d dimensions too, for each d, equally weighted.
         cache: folder that keeps the teacher's targets: see `CachedTeacher`.
         projection: allow another width or pooling: a Dense layer is added to the student and trained.
@@ -102,7 +109,10 @@ class MultilingualDistillationLoss(nn.Module):
         distance_metric: str = "mse",
         english_weight: float = 0.5,
         similarity_weight: float = 0.0,
+        contrastive_weight: float = 0.0,
         temperature: float = 0.05,
+        middle_layer: int | None = None,
+        middle_weight: float = 1.0,
         matryoshka_dims: Sequence[int] = (),
         cache: str | Path | None = None,
         projection: bool = False,
@@ -115,10 +125,13 @@ class MultilingualDistillationLoss(nn.Module):
         self.head = [*head_of(model)]  # a list: these are modules of the student, not of the loss
         self.image_part = image_part
         self.end_token_ids = image_end_token_ids(model) if image_part else ()
+        if middle_layer is not None:
+            check_middle_layer(middle_layer, model, *([teacher] if teacher else []))
+        self.middle_layer = middle_layer
         self.teacher: Teacher = (
-            AdapterTeacher(model, image_part=image_part)
+            AdapterTeacher(model, image_part=image_part, middle_layer=middle_layer)
             if teacher is None
-            else FrozenTeacher(teacher, model, image_part=image_part)
+            else FrozenTeacher(teacher, model, image_part=image_part, middle_layer=middle_layer)
         )
         if image_part and (projects or self.teacher.needs_inputs):
             raise ValueError(
@@ -126,11 +139,15 @@ class MultilingualDistillationLoss(nn.Module):
             )
         self.options = ErrorOptions(distance_metric=distance_metric, matryoshka_dims=tuple(matryoshka_dims))
         self.english_weight, self.temperature = english_weight, temperature
-        self.similarity_weight = similarity_weight
+        self.added_weights = {
+            "similarity_weight": similarity_weight,
+            "contrastive_weight": contrastive_weight,
+            "middle_weight": middle_weight if middle_layer is not None else 0.0,
+        }
         check_options(
             width=width_of(model),
             english_weight=english_weight,
-            similarity_weight=similarity_weight,
+            weights=self.added_weights,
             temperature=temperature,
             **self.options,
         )
@@ -193,22 +210,34 @@ class MultilingualDistillationLoss(nn.Module):
             terms = distillation_parts(source[name], other[name], aim[name], other["row"], **self.options)
             for term, value in terms.items():
                 parts[f"{term}{suffix}"] = value * (weights[term] / len(names))
-        if self.similarity_weight:
-            sides = {"english": source, "translated": other} if translated else {"english": source}
-            for term, states in sides.items():
-                divergence = similarity_divergence(
-                    states["sentence"].float(),
-                    aim["sentence"],
-                    states["row"],
-                    temperature=self.temperature,
-                    matryoshka_dims=self.options["matryoshka_dims"],
-                )
-                parts[f"{term}_similarity"] = divergence * (weights[term] * self.similarity_weight)
+        sides = {"english": source, "translated": other} if translated else {"english": source}
+        for name, compute in self._added_terms(aim).items():
+            for side, states in sides.items():
+                weight = weights[side] * self.added_weights[f"{name}_weight"]
+                parts[f"{side}_{name}"] = compute(states) * weight
         self._watch(source, other, aim["sentence"])
         return parts
 
+    def _added_terms(self, target: States) -> dict[str, Callable[[States], Tensor]]:
+        """The added terms with a weight above 0, as functions of the student's states."""
+        temperature, dims = self.temperature, self.options["matryoshka_dims"]
+        terms: dict[str, Callable[[States], Tensor]] = {}
+        if self.added_weights["similarity_weight"]:
+            terms["similarity"] = lambda states: similarity_divergence(
+                states["sentence"], target["sentence"], states["row"], temperature=temperature, matryoshka_dims=dims
+            )
+        if self.added_weights["contrastive_weight"]:
+            candidates, first = gather_rows(target["sentence"])
+            terms["contrastive"] = lambda states: contrastive_error(
+                states["sentence"], candidates, states["row"] + first, temperature=temperature, matryoshka_dims=dims
+            )
+        if self.added_weights["middle_weight"]:
+            terms["middle"] = lambda states: cosine_error(states["middle"], target["middle"][states["row"]]).mean()
+        return terms
+
     def _compute_states(self, features: Features) -> States:
-        states = compared_states(self.head, token_states(self.model, features), features, self.end_token_ids)
+        tokens = middle_states(self.model, features, self.middle_layer)
+        states = compared_states(self.head, tokens, features, self.end_token_ids)
         return states | {key: features[key] for key in ("row", "language") if key in features}
 
     def _compute_targets(self, features: Features, source: Tensor | None) -> States:
@@ -245,7 +274,8 @@ class MultilingualDistillationLoss(nn.Module):
             "image_part": self.image_part,
             **self.options,
             "english_weight": self.english_weight,
-            "similarity_weight": self.similarity_weight,
+            "middle_layer": self.middle_layer,
+            **self.added_weights,
         }
 
     @property
@@ -257,33 +287,3 @@ class MultilingualDistillationLoss(nn.Module):
             " Self-Knowledge Distillation},\n"
             "    journal = {arXiv preprint arXiv:2503.09313},\n    year = {2025}\n}\n"
         )
-
-
-def concatenate(groups: list[States]) -> States:
-    """Concatenate the states of several groups."""
-    return {key: torch.cat([group[key] for group in groups]) for key in groups[0]}
-
-
-def check_pair(student: SentenceTransformer, teacher: SentenceTransformer, *, projection: bool = False) -> bool:
-    """Check that the states of two models can be compared; True if the student needs a projection.
-
-    Raises:
-        ValueError: both are the same object; width or pooling differ, and `projection` is False.
-    """
-    if student is teacher:
-        raise ValueError("student and teacher are the same object; load the teacher a second time")
-    widths = [width_of(model) for model in (student, teacher)]
-    modes = [pooling_of(model).pooling_mode for model in (student, teacher)]
-    if projection:
-        return widths[0] != widths[1] or modes[0] != modes[1]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"the student has {widths[0]} dimensions and the teacher {widths[1]}; the error is computed per "
-            "dimension, so pass models of equal width, or projection=True"
-        )
-    if modes[0] != modes[1]:
-        raise ValueError(
-            f"the student pools by {modes[0]!r} and the teacher by {modes[1]!r}; start the student as a copy "
-            "of the teacher, use the same pooling, or pass projection=True"
-        )
-    return False

@@ -1,10 +1,13 @@
 """Error terms between states of a student and a teacher: pure functions on tensors, in fp32."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax, normalize
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
+
+# Two targets with a cosine above this are the same text.
+SAME = 1 - 1e-5
 
 
 def squared_error(states: Tensor, target: Tensor) -> Tensor:
@@ -111,6 +114,38 @@ def similarity_divergence(
     return torch.stack(divergences).mean()
 
 
+def contrastive_error(
+    states: Tensor, target: Tensor, row: Tensor, *, temperature: float, matryoshka_dims: Sequence[int] = ()
+) -> Tensor:
+    """InfoNCE of texts against the teacher states of many rows, 0-d (van den Oord et al., arXiv 1807.03748).
+
+    A text must be nearer to the English target of its own row than to that of any other row. Near rows weigh most
+    (they are the batch's hard negatives), and the more so the lower the `temperature`. A row with the same target
+    as the text's own, such as a repeated caption, is not a negative.
+
+    Args:
+        states: (texts, dim) student states.
+        target: (rows, dim) teacher states of the English texts; rows of other processes too.
+        row: (texts,) the row of `target` that each text belongs to.
+        temperature: cosines are divided by it.
+        matryoshka_dims: see `error_terms`.
+
+    >>> x = torch.eye(3)
+    >>> contrastive_error(x, x, torch.arange(3), temperature=0.05).item() < 1e-6
+    True
+    >>> round(contrastive_error(x[:1], x, torch.tensor([1]), temperature=0.05).item(), 3)
+    20.0
+    """
+    own = torch.arange(len(target), device=target.device) == row[:, None]
+    errors = []
+    for d in matryoshka_dims or (target.shape[-1],):
+        rows = normalize(target[:, :d], dim=-1)
+        scores = normalize(states[:, :d], dim=-1) @ rows.T / temperature
+        repeated = (rows[row] @ rows.T > SAME) & ~own
+        errors.append(cross_entropy(scores.masked_fill(repeated, -torch.inf), row))
+    return torch.stack(errors).mean()
+
+
 def is_normalized(target: Tensor) -> bool:
     """Whether all rows of (rows, dim) have length 1. A squared error per dimension is then of order 1/dim.
 
@@ -125,16 +160,16 @@ def check_options(
     width: int,
     distance_metric: str,
     english_weight: float,
-    similarity_weight: float,
+    weights: Mapping[str, float],
     temperature: float,
     matryoshka_dims: Sequence[int],
 ) -> None:
-    """Check the options of the loss.
+    """Check the options of the loss. `weights`: the weights of the added terms by name.
 
     Raises:
         ValueError: an option is out of range; the message names it, its value and what is allowed.
 
-    >>> check_options(width=8, distance_metric="l1", english_weight=0.5, similarity_weight=0, temperature=1,
+    >>> check_options(width=8, distance_metric="l1", english_weight=0.5, weights={}, temperature=1,
     ...               matryoshka_dims=())
     Traceback (most recent call last):
     ...
@@ -144,10 +179,11 @@ def check_options(
         raise ValueError(f"distance_metric is {distance_metric!r}; pass {' or '.join(DISTANCE_METRICS)}")
     if not 0 <= english_weight < 1:
         raise ValueError(f"english_weight is {english_weight}; pass 0 or more, below 1 (the paper's is 0.5)")
-    if similarity_weight < 0 or temperature <= 0:
-        raise ValueError(
-            f"similarity_weight must be >= 0 and temperature > 0; got {similarity_weight} and {temperature}"
-        )
+    for name, weight in weights.items():
+        if not 0 <= weight < torch.inf:
+            raise ValueError(f"{name} is {weight}; pass 0 (no such term) or more")
+    if not 0 < temperature < torch.inf:
+        raise ValueError(f"temperature is {temperature}; pass a number above 0")
     dims = list(matryoshka_dims)
     if any(not 0 < d <= width for d in dims) or len(set(dims)) != len(dims):
         raise ValueError(f"matryoshka_dims is {dims}; pass different numbers from 1 to {width}, the width")

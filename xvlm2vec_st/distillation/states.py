@@ -62,14 +62,49 @@ def sentence_state(pooling: Pooling, states: dict[str, Tensor]) -> Tensor:
 def compared_states(
     head: list[nn.Module], states: dict[str, Tensor], features: Features, end_token_ids: tuple[int, ...] = ()
 ) -> dict[str, Tensor]:
-    """`sentence` states after the head and, with `end_token_ids`, the mean `image_part` states."""
-    sentence = sentence_state(cast(Pooling, head[0]), states)
+    """`sentence` states after the head; the mean `image_part` states with `end_token_ids`; pooled `middle` states.
+
+    `states` holds `middle_embeddings` if the model ran inside `middle_layer.middle_states`.
+    """
+    pooling = cast(Pooling, head[0])
+    sentence = sentence_state(pooling, states)
     for dense in head[1:]:
         sentence = dense({"sentence_embedding": sentence})["sentence_embedding"].float()
-    if not end_token_ids:
-        return {"sentence": sentence}
-    mask = image_part_mask(features["input_ids"], states["attention_mask"], end_token_ids)
-    return {"sentence": sentence, "image_part": masked_mean(states["token_embeddings"], mask)}
+    compared = {"sentence": sentence}
+    if "middle_embeddings" in states:
+        compared["middle"] = sentence_state(pooling, states | {"token_embeddings": states["middle_embeddings"]})
+    if end_token_ids:
+        mask = image_part_mask(features["input_ids"], states["attention_mask"], end_token_ids)
+        compared["image_part"] = masked_mean(states["token_embeddings"], mask)
+    return compared
+
+
+def concatenate(groups: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the states of several groups."""
+    return {key: torch.cat([group[key] for group in groups]) for key in groups[0]}
+
+
+def gather_rows(values: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes, (rows of all, dim), and where this process' rows begin. Without gradients.
+
+    Processes may have different numbers of rows. Every process must call this in the same step.
+
+    >>> gather_rows(torch.zeros(2, 3))[1]
+    0
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values, 0
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    count = torch.tensor([len(values)], device=values.device)
+    counts = [torch.zeros_like(count) for _ in range(world)]
+    torch.distributed.all_gather(counts, count)
+    sizes = [int(size) for size in counts]
+    padded = values.new_zeros(max(sizes), *values.shape[1:])
+    padded[: len(values)] = values.detach()
+    gathered = [torch.zeros_like(padded) for _ in range(world)]
+    torch.distributed.all_gather(gathered, padded)
+    rows = torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+    return rows, sum(sizes[:rank])
 
 
 def image_part_mask(input_ids: Tensor, attention_mask: Tensor, end_token_ids: tuple[int, ...]) -> Tensor:

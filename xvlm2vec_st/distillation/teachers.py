@@ -7,13 +7,14 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from xvlm2vec_st.distillation.fingerprint import preprocessing_signature
+from xvlm2vec_st.distillation.middle_layer import middle_states
 from xvlm2vec_st.distillation.states import (
     Features,
     compared_states,
     head_of,
     image_end_token_ids,
+    pooling_of,
     select_rows,
-    token_states,
     width_of,
 )
 from xvlm2vec_st.encoding.batches import images_in
@@ -26,7 +27,7 @@ class Teacher(Protocol):
 
     Attributes:
         model: the teacher model.
-        parts: names of the targets: "sentence" and optionally "image_part".
+        parts: names of the targets: "sentence", and optionally "middle" and "image_part".
         width: dimensions of each target.
         is_student: whether the model is the student itself.
         needs_inputs: whether batches must hold the English inputs, not only their features.
@@ -53,6 +54,7 @@ class FrozenTeacher:
         student: the model that the features belong to. If the two preprocess differently, the teacher
             preprocesses the inputs itself. None: the features are the teacher's own.
         image_part: whether targets include the mean state of the image part.
+        middle_layer: whether targets include the pooled state after this layer: see `middle_states`.
     """
 
     is_student = False
@@ -63,15 +65,17 @@ class FrozenTeacher:
         student: SentenceTransformer | None = None,
         *,
         image_part: bool = False,
+        middle_layer: int | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.needs_inputs = student is not None and (preprocessing_signature(student) != preprocessing_signature(model))
-        self._prepare(image_part)
+        self._prepare(image_part, middle_layer)
 
-    def _prepare(self, image_part: bool) -> None:
-        self.head = head_of(self.model)
+    def _prepare(self, image_part: bool, middle_layer: int | None) -> None:
+        self.head, self.middle_layer = head_of(self.model), middle_layer
         self.width = width_of(self.model)
-        self.parts: tuple[str, ...] = ("sentence", "image_part") if image_part else ("sentence",)
+        added = {"middle": middle_layer is not None, "image_part": image_part}
+        self.parts: tuple[str, ...] = ("sentence", *(name for name, wanted in added.items() if wanted))
         self.end_token_ids = image_end_token_ids(self.model) if image_part else ()
 
     def targets(self, features: Features, source: Tensor | None = None) -> dict[str, Tensor]:
@@ -112,7 +116,7 @@ class FrozenTeacher:
         device = features["input_ids"].device
         if self.model.device != device:
             self.model.to(device)
-        return token_states(self.model, features)
+        return middle_states(self.model, features, self.middle_layer)
 
 
 class AdapterTeacher(FrozenTeacher):
@@ -124,7 +128,9 @@ class AdapterTeacher(FrozenTeacher):
 
     is_student = True
 
-    def __init__(self, student: SentenceTransformer, *, image_part: bool = False) -> None:
+    def __init__(
+        self, student: SentenceTransformer, *, image_part: bool = False, middle_layer: int | None = None
+    ) -> None:
         trainable = [name for name, p in student.named_parameters() if p.requires_grad]
         if not trainable or any("lora_" not in name for name in trainable):
             raise ValueError(
@@ -133,7 +139,7 @@ class AdapterTeacher(FrozenTeacher):
             )
         self.model = student
         self.needs_inputs = False
-        self._prepare(image_part)
+        self._prepare(image_part, middle_layer)
 
     @torch.no_grad()
     def states(self, features: Features) -> dict[str, Tensor]:
@@ -142,7 +148,32 @@ class AdapterTeacher(FrozenTeacher):
         inner.disable_adapters()
         self.model.eval()
         try:
-            return token_states(self.model, features)
+            return middle_states(self.model, features, self.middle_layer)
         finally:
             self.model.train(training)
             inner.enable_adapters()
+
+
+def check_pair(student: SentenceTransformer, teacher: SentenceTransformer, *, projection: bool = False) -> bool:
+    """Check that the states of two models can be compared; True if the student needs a projection.
+
+    Raises:
+        ValueError: both are the same object; width or pooling differ, and `projection` is False.
+    """
+    if student is teacher:
+        raise ValueError("student and teacher are the same object; load the teacher a second time")
+    widths = [width_of(model) for model in (student, teacher)]
+    modes = [pooling_of(model).pooling_mode for model in (student, teacher)]
+    if projection:
+        return widths[0] != widths[1] or modes[0] != modes[1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the student has {widths[0]} dimensions and the teacher {widths[1]}; the error is computed per "
+            "dimension, so pass models of equal width, or projection=True"
+        )
+    if modes[0] != modes[1]:
+        raise ValueError(
+            f"the student pools by {modes[0]!r} and the teacher by {modes[1]!r}; start the student as a copy "
+            "of the teacher, use the same pooling, or pass projection=True"
+        )
+    return False

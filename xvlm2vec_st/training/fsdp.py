@@ -9,7 +9,9 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
+
+from xvlm2vec_st.utils.modules import language_layers
 
 
 def fsdp_requested() -> bool:
@@ -59,18 +61,10 @@ def decoder_layer_class(model: SentenceTransformer) -> str:
     Raises:
         ValueError: the model has no list of layers.
     """
-    body = model[0].model
-    assert isinstance(body, PreTrainedModel)
-    config = body.config.get_text_config()
-    for module in body.modules():
-        layers = getattr(module, "layers", None)
-        if isinstance(layers, nn.ModuleList) and len(layers) == config.num_hidden_layers:
-            if getattr(module, "config", None) is config or getattr(module, "embed_tokens", None) is not None:
-                return type(layers[0]).__name__
-    raise ValueError(
-        "the language model's layers were not found; set fsdp_transformer_layer_cls_to_wrap in the accelerate "
-        "configuration"
-    )
+    try:
+        return type(language_layers(model)[0]).__name__
+    except ValueError as error:
+        raise ValueError(f"{error}; set fsdp_transformer_layer_cls_to_wrap in the accelerate configuration") from None
 
 
 def meta_copy(model: SentenceTransformer) -> SentenceTransformer:
