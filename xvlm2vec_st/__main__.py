@@ -2,6 +2,7 @@
 
 xvlm2vec build BASE OUT
 xvlm2vec build microsoft/Phi-3.5-vision-instruct teacher --adapter TIGER-Lab/VLM2Vec-LoRA
+xvlm2vec build BASE OUT --extend-vocabulary parallel.jsonl --new-tokens 2000 --languages ru ja
 xvlm2vec check MODEL --reference FILE
 """
 
@@ -42,6 +43,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a Jinja chat template, or the name of a bundled one; default: the family's",
     )
+    add(
+        "--extend-vocabulary",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="add tokens for --languages, chosen from these parallel corpora; docs/build.md says how",
+    )
+    add("--new-tokens", type=int, metavar="N", help="with --extend-vocabulary: how many, at most")
+    add("--languages", nargs="+", default=[], metavar="CODE", help="with --extend-vocabulary: columns of the corpus")
     add("--overwrite", action="store_true", help="replace OUT")
     add("--debug", action="store_true", help="show the libraries' warnings, and the traceback of an error")
     command.set_defaults(run=run_build)
@@ -57,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_build(**arguments: Any) -> int:
     """Build a folder, and print its name."""
+    arguments["languages"] = " ".join(arguments["languages"]).replace(",", " ").split()  # it es, or it,es
     sys.stdout.write(f"{build(**arguments)}\n")
     return 0
 

@@ -27,17 +27,19 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
 from xvlm2vec_st import DistillationTrainer, SentenceTransformer
+from xvlm2vec_st.building.vocabulary import new_token_ids
 from xvlm2vec_st.training.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.training.evaluation import parallel_evaluator
 from xvlm2vec_st.utils.folders import NOTE, Destination, remove, write_note
 
 from ..shared.muon import Muon
 from .card import save_with_card, score_summary
+from .new_tokens import start_with_new_tokens
 from .options import DistillArguments, check_pair, run_settings
 from .parser import parse_arguments
 from .progress_bar import show_loss_bar
 from .rows import build_batch_sampler, load_rows
-from .start import build_start, check_folders, remove_unstarted, run_destination
+from .start import build_start, check_folders, extend_start, remove_unstarted, run_destination
 from .student import build_loss, merge_adapter, set_trainable
 
 
@@ -127,13 +129,14 @@ class Run:
         arguments, training = self.arguments, self.training
         with training.main_process_first():
             train_rows, held_out = load_rows(arguments, training)
-        set_seed(training.seed)
-        self.start_model = build_start(arguments, self.place.work, training)
+        first = build_start(arguments, self.place.work, training)
+        self.start_model = extend_start(arguments, first, self.place.work, training)
+        set_seed(training.seed)  # after what a resumed run does not do again
         student = SentenceTransformer(self.start_model)
         dtypes = set_trainable(student, arguments, bf16=training.bf16)
         # A student that learns an adapter only is its own teacher, with the adapter disabled.
         own_teacher = arguments.lora_rank and not arguments.teacher
-        teacher = None if own_teacher else SentenceTransformer(arguments.teacher or self.start_model)
+        teacher = None if own_teacher else SentenceTransformer(arguments.teacher or first)
         loss = build_loss(student, teacher, arguments)
         evaluator = None
         if held_out is not None:
@@ -158,6 +161,8 @@ class Run:
             # transformers builds AdamW where there is no optimizer, and always the schedule.
             optimizers=(optimizer, None),
         )
+        if arguments.embedding_steps:
+            start_with_new_tokens(trainer, student, new_token_ids(self.start_model), arguments.embedding_steps)
         return trainer, dtypes
 
     def train(self, trainer: DistillationTrainer) -> None:

@@ -24,11 +24,20 @@ MODELS = ("student", "teacher", "adapter")
 # Options that do nothing without one of others.
 NEEDS = {
     "dora": ("lora_rank",),
+    "embedding_steps": ("new_tokens",),
     "keep_adapter": ("lora_rank",),
     "lora_alpha": ("lora_rank",),
     "lora_dropout": ("lora_rank",),
     "temperature": ("similarity_weight", "contrastive_weight"),
     "middle_weight": ("middle_layer",),
+}
+# Options that --new-tokens rules out, why, and what to do.
+BUILD_FIRST = "build it first (xvlm2vec build STUDENT START --extend-vocabulary FILE …), and pass --student START"
+NOT_WITH_NEW_TOKENS = {
+    "lora_rank": f"an adapter does not train embeddings, and those of new tokens must learn; leave --lora-rank out, or "
+    f"{BUILD_FIRST}: new tokens then keep the mean of their pieces",
+    "image_part": "the teacher keeps its own tokenizer, and the image-part terms need the same in both; "
+    f"{BUILD_FIRST}, which is then the teacher too",
 }
 
 
@@ -98,6 +107,12 @@ class DistillArguments:
     muon_learning_rate: float | None = option(
         "use Muon at this rate for hidden matrices, Adam for the rest", default=None
     )
+    new_tokens: int | None = option(
+        "add up to so many tokens for --languages to the student's vocabulary, chosen from --corpus", default=None
+    )
+    embedding_steps: int | None = option(
+        "with --new-tokens: updates that train the new tokens' embeddings alone, before all else learns", default=None
+    )
     overwrite: bool = option("replace the output folder, and drop an unfinished run", default=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +131,9 @@ class DistillArguments:
             if getattr(self, name) and not any(getattr(self, other) for other in others):
                 needed = " or ".join(map(dashed, others))
                 raise ValueError(f"{dashed(name)} does nothing without {needed}; pass both, or leave it out")
+        for name, reason in NOT_WITH_NEW_TOKENS.items():
+            if self.new_tokens and getattr(self, name):
+                raise ValueError(f"{dashed(name)} with --new-tokens: {reason}")
         if self.keep_adapter and (self.adapter or self.num_crops):
             raise ValueError(
                 "--keep-adapter: the saved adapter names its base folder, and --adapter and --num-crops build "

@@ -1,7 +1,7 @@
 """How a run of `distill` begins: what it refuses, what it resumes, and the student's starting point."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,7 +9,9 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformerTrainingArguments
 
-from xvlm2vec_st import build
+from xvlm2vec_st import SentenceTransformer, build
+from xvlm2vec_st.building.builder import save_embedder
+from xvlm2vec_st.building.vocabulary import extend_model
 from xvlm2vec_st.utils.folders import DRAFT, NOTE, Destination, remove
 
 from .options import MODELS, DistillArguments, dashed
@@ -111,9 +113,47 @@ def build_start(arguments: DistillArguments, work: Path, training: SentenceTrans
     if not (arguments.adapter or arguments.num_crops):
         return arguments.student
     start = work / "start"
+
+    def write() -> None:
+        build(arguments.student, start, adapter=arguments.adapter, num_crops=arguments.num_crops)
+
+    return first_process_writes(start, write, training)
+
+
+def extend_start(
+    arguments: DistillArguments, start: str, work: Path, training: SentenceTransformerTrainingArguments
+) -> str:
+    """Return the model `start` with `new_tokens` in its vocabulary, or itself if none are asked for.
+
+    A run that resumes takes the tokens that it began with, also if the corpus was edited in between.
+
+    Raises:
+        ValueError: see `extend_model`.
+    """
+    if not arguments.new_tokens:
+        return start
+    extended, draft, count = work / "start.extended", work / "start.draft", arguments.new_tokens
+
+    def write() -> None:
+        remove(draft)  # left by a killed run
+        model = SentenceTransformer(start, device="cpu")
+        extension = extend_model(model, arguments.corpus, arguments.languages, count)
+        save_embedder(model, draft)
+        extension.write(draft)
+        draft.rename(extended)
+
+    return first_process_writes(extended, write, training)
+
+
+def first_process_writes(start: Path, write: Callable[[], None], training: SentenceTransformerTrainingArguments) -> str:
+    """Write a folder in the first process if it is missing; the others wait for it.
+
+    Raises:
+        ValueError: the first process could not write it.
+    """
     with training.main_process_first(local=False):
         if training.process_index == 0 and not start.exists():
-            build(arguments.student, start, adapter=arguments.adapter, num_crops=arguments.num_crops)
+            write()
     if not start.exists():
         raise ValueError(f"{start} is missing: the first process could not build it; see its message")
     return str(start)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from transformers.utils import find_adapter_config_file, is_peft_available
 
 from xvlm2vec_st.building.model_card import build_model_card
 from xvlm2vec_st.building.trial import check_encodes
+from xvlm2vec_st.building.vocabulary import Request, extend_model, request_extension
 from xvlm2vec_st.families.loading import embedder_modules, pin_backend, without_bar, without_load_report
 from xvlm2vec_st.families.template_limits import check_limits
 from xvlm2vec_st.families.templates import NAMES, read_template
@@ -36,6 +38,9 @@ def build(
     num_crops: int | None = None,
     dtype: str | None = None,
     template: str | Path | None = None,
+    extend_vocabulary: Sequence[str | Path] = (),
+    new_tokens: int | None = None,
+    languages: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Build a folder that sentence-transformers loads. An interrupted build leaves nothing behind.
@@ -50,6 +55,8 @@ def build(
         dtype: `bf16`, `fp16` or `fp32` of the stored weights; default: the checkpoint's.
         template: file of a Jinja chat template, or a name of `templates.NAMES`; default: that of the published
             embedder, if `base` or `adapter` is recognised as one, else the family's.
+        extend_vocabulary: parallel corpus files, from which `new_tokens` tokens at most are chosen for `languages`,
+            added, and listed in `out`/new_tokens.json: see `vocabulary.extend_model`.
         overwrite: replace `out`.
 
     Returns:
@@ -69,8 +76,11 @@ def build(
     check_arguments(base, place.out, dtype=dtype, num_crops=num_crops)
     settings = {"base": base, "adapter": adapter, "keep_adapter": keep_adapter, "num_crops": num_crops}
     settings |= {"dtype": dtype, "template": None if template is None else str(template)}
+    request = request_extension(extend_vocabulary, new_tokens, languages, keep_adapter=keep_adapter)
+    settings |= request.settings() if request else {}
     with place.hold():
         local = [(name, path) for name, path in (("base", base), ("adapter", adapter)) if path and os.path.isdir(path)]
+        local += [("extend_vocabulary", str(path)) for path in (request.files if request else ())]
         if place.begin(settings, local):
             return out
         try:
@@ -82,6 +92,7 @@ def build(
                 num_crops=num_crops,
                 dtype=dtype,
                 template=template,
+                request=request,
             )
         except BaseException:
             place.abandon()
@@ -98,6 +109,7 @@ def build_in(
     num_crops: int | None,
     dtype: str | None,
     template: str | Path | None,
+    request: Request | None,
 ) -> None:
     """Build in the work folder, and move the result into place: see `build`."""
     base, adapter = base_and_adapter(base, adapter)
@@ -125,6 +137,8 @@ def build_in(
         body.model = (attach_adapter if keep_adapter else merge_adapter)(body.model, adapter)
     if adapter and not keep_adapter:
         cast_parameters(body.model, DTYPES[dtype] if dtype else stored_dtype(base))
+    if request:
+        extend_model(model, *request).write(place.draft)
     card = build_model_card(model, place.out.name, base, adapter, kept=keep_adapter, embedder=embedder)
     write_folder(model, card, place, base)
 
