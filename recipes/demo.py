@@ -4,8 +4,9 @@
     xvlm2vec demo --out /tmp/d --steps 30 --queries 50      # a short run of the same code
 
 The bundled English mini embedder learns Italian, Spanish, French and German with the xVLM2Vec loss. It is
-scored on MMMEBMini before and after. Unfinished work lies in OUT.demo. OUT appears when the run has finished,
-with its report in OUT/report.
+scored on MMMEBMini before and after, and once more over the candidates that the English embedder has embedded
+in English: does an index that exists stay valid? Unfinished work lies in OUT.demo. OUT appears when the run has
+finished, with its report in OUT/report.
 """
 
 import argparse
@@ -84,11 +85,13 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
     built = distill_teacher(args, corpus / "parallel.jsonl", work / "model")
     clock.lap("distil")
 
-    print("4/6  Scoring the student")
+    print("4/6  Scoring the student, then its queries on the teacher's English candidates")
     student = SentenceTransformer(str(built))
     after = evaluate_mini(student, data_root=data, tasks=args.tasks)
     clock.lap("score_student")
-    print(score_table(before, after))
+    on_index = evaluate_mini(student, data_root=data, tasks=args.tasks, index=teacher, index_language="en")
+    clock.lap("score_index")
+    print(score_table(before, after, on_index))
 
     print("5/6  Writing the report")
     report = built / "report"
@@ -97,7 +100,8 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
     contact_sheet(teacher, student, data, report)
     clock.lap("report")
     versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
-    scores = {"teacher": before, "student": after, "seconds": clock.seconds, "versions": versions}
+    scores = {"teacher": before, "student": after, "student_on_teacher_index": on_index}
+    scores |= {"seconds": clock.seconds, "versions": versions}
     (report / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
 
     place.finish(built)

@@ -35,18 +35,18 @@ def test_every_step_says_what_it_does_and_the_table_is_printed(shown):
     for step in range(1, 7):
         assert f"\n{step}/6  " in "\n" + printed
     scores = json.loads((folder / "report" / "scores.json").read_text())
-    assert score_table(scores["teacher"], scores["student"]) in printed
+    assert score_table(scores["teacher"], scores["student"], scores["student_on_teacher_index"]) in printed
     assert printed.rstrip().splitlines()[-3].strip() == "from sentence_transformers import SentenceTransformer"
 
 
 def test_the_scores_have_every_task_language_and_library(shown):
     scores = json.loads((shown[0] / "report" / "scores.json").read_text())
-    for side in ("teacher", "student"):
+    for side in ("teacher", "student", "student_on_teacher_index"):
         assert list(scores[side]) == LANGUAGES
         assert all(set(tasks) == TASKS for tasks in scores[side].values())
         assert all(0 <= value <= 1 for tasks in scores[side].values() for value in tasks.values())
-    assert scores["teacher"] != scores["student"]
-    assert {"score_teacher", "distil", "score_student"} <= set(scores["seconds"])
+    assert scores["teacher"] != scores["student"] != scores["student_on_teacher_index"] != scores["teacher"]
+    assert {"score_teacher", "distil", "score_student", "score_index"} <= set(scores["seconds"])
     assert {"torch", "mteb", "transformers", "python"} <= set(scores["versions"])
 
 
@@ -94,3 +94,9 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path, step):
 def test_table_cells_are_before_after_and_difference():
     table = score_table({"en": {"c": 0.5}, "it": {"c": 0.01}}, {"en": {"c": 0.5}, "it": {"c": 0.48}})
     assert table.splitlines()[-1] == "| c | 50.0 → 50.0 (+0.0) | 1.0 → 48.0 (+47.0) |"
+
+
+def test_a_score_over_the_index_is_a_third_figure():
+    table = score_table({"en": {"c": 0.5}}, {"en": {"c": 0.5}}, {"en": {"c": 0.475}})
+    assert table.splitlines()[0] == "| P@1, %: teacher → student · student on the teacher's index | en |"
+    assert table.splitlines()[-1] == "| c | 50.0 → 50.0 (+0.0) · 47.5 |"

@@ -18,6 +18,7 @@ from mmmeb_tasks.mini.write import write_benchmark
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from mmmeb_tasks.tasks import XTD10I2TRanking
 from recipes.evaluate import command as evaluate
+from recipes.evaluate import models
 from recipes.evaluate.comparison import Cell, difference, gap, interval, markdown
 from recipes.evaluate.queries_page import telling
 
@@ -105,13 +106,13 @@ def test_the_same_command_runs_nothing_again_and_goes_on_where_it_was_cut(
     monkeypatch.setenv("MMMEB_MINI_DATA", str(place / "data"))
     monkeypatch.chdir(place)
     again, asked = ["./one", *ARGUMENTS, "--out", str(report)], []
-    embed = evaluate.MMMEBEncoder.embed
+    embed = MMMEBEncoder.embed
 
     def counting(self, items, *, task, **kwargs):
         asked.append(task)
         return embed(self, items, task=task, **kwargs)
 
-    monkeypatch.setattr(evaluate.MMMEBEncoder, "embed", counting)
+    monkeypatch.setattr(MMMEBEncoder, "embed", counting)
     before = (report / "queries.csv").read_text("utf-8")
     evaluate.main(again)
     assert asked == []
@@ -147,7 +148,7 @@ def test_a_model_that_loses_images_is_refused_before_another_is_scored(
     (texts / "modules.json").write_text("[]")
     (texts / "sentence_bert_config.json").write_text('{"modality_config": {"text": {}}}')
     monkeypatch.chdir(place)
-    monkeypatch.setattr(evaluate, "load_folder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(models, "load_folder", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match="MiniI2TRanking has image and text, but local/texts takes text"):
         evaluate.main(["./one", "./texts", *ARGUMENTS, "--out", "refused"])
     assert not (place / "refused").exists()
@@ -156,7 +157,7 @@ def test_a_model_that_loses_images_is_refused_before_another_is_scored(
 def test_a_model_of_the_hub_is_asked_itself_before_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MMMEBEncoder(Toy(), name="me/both", show_progress=False)
     said = encoder.mteb_model_meta.model_copy(update={"modalities": ["text"]})
-    monkeypatch.setattr(evaluate, "runs", lambda *args: iter([evaluate.Run("me/both", "plain", encoder)]))
+    monkeypatch.setattr(models, "runs", lambda *args: iter([evaluate.Run("me/both", "plain", encoder)]))
     evaluate.refuse_half("me/both", said, [XTD10I2TRanking()], ["plain"], None)
     encoder.mteb_model_meta = said
     with pytest.raises(ValueError, match="XTD10I2TRanking has image and text, but me/both takes text"):

@@ -19,6 +19,7 @@ PIXELS = 96
 SPLIT_SEED = 2503
 # Each concept stands in 2 test pairs: queries that share one concept are each other's hard candidates.
 TEST_PAIRS_PER_CONCEPT = 2
+BENCHMARK_SCENES = 300
 
 Pair = tuple[int, int]
 
@@ -144,14 +145,20 @@ def _shown(scene: Scene) -> list[int]:
     return [scene.subject] if scene.other is None else [scene.subject, scene.other]
 
 
-def test_scenes(world: World, count: int, seed: int = SPLIT_SEED) -> list[Scene]:
+def test_scenes(world: World, count: int, seed: int = SPLIT_SEED, *, dev: bool = False) -> list[Scene]:
     """`count` scenes over test pairs, each beside its swapped twin, rings of shared concepts kept.
 
+    With `dev`, they are over pairs that stand neither in training nor in the benchmark's 300 scenes, for choosing
+    settings.
+
     Raises:
-        ValueError: when `count` is odd, or above twice the number of test pairs.
+        ValueError: when `count` is odd, or above twice the number of pairs.
     """
     rng = random.Random(seed)
     _, pairs = split_pairs(len(world.concepts))
+    if dev:
+        tested = {tuple(sorted(scene.pair[:2])) for scene in test_scenes(world, BENCHMARK_SCENES, seed)}
+        pairs = [pair for pair in pairs if pair not in tested]
     if count % 2 or not 0 < count <= 2 * len(pairs):
         raise ValueError(f"count {count}: an even number from 2 to {2 * len(pairs)} is needed")
     scenes: list[Scene] = []

@@ -111,6 +111,8 @@ def evaluate_mini(
     data_root: Path | None = None,
     tasks: Sequence[Kind] | None = None,
     show_progress: bool = True,
+    index: "SentenceTransformer | MTEBModels | None" = None,
+    index_language: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """P@1 of a model on MMMEBMini, `{language: {kind: 0 to 1}}`, through `mteb.evaluate`.
 
@@ -123,16 +125,25 @@ def evaluate_mini(
         data_root: folder in the published layout; by default what `mini_data` says.
         tasks: which kinds, all five by default.
         show_progress: a bar over languages and tasks.
+        index: a model that embeds the candidates in place of `model`, which embeds the queries.
+        index_language: with `index`: the language of all candidates; by default that of the queries.
 
     Raises:
-        ValueError: an unknown language or kind; what the tasks and the encoder raise.
+        ValueError: an unknown language or kind; an index language without an index; two models that do
+            not fit, as `TwoModels` says; what the tasks and the encoder raise.
+
+    Example:
+        evaluate_mini(student, index=teacher, index_language="en")    # does the English index stay valid?
     """
     # mteb imports this module for its list of tasks, and sentence-transformers takes seconds.
     import mteb
     from sentence_transformers import SentenceTransformer
 
     from mmmeb_tasks.models.encoder import MMMEBEncoder
+    from mmmeb_tasks.models.two_models import TwoModels, take_candidates
 
+    if index_language is not None and index is None:
+        raise ValueError(f"index_language {index_language!r} needs a model that made the index; pass index=MODEL")
     if unknown := [language for language in languages if language not in LANGUAGES]:
         raise ValueError(f"unknown language {unknown[0]!r}; MMMEBMini has {', '.join(LANGUAGES)}")
     for kind in tasks or ():
@@ -141,14 +152,20 @@ def evaluate_mini(
     if not chosen or not languages:
         raise ValueError(f"nothing to score: languages {languages!r}, tasks {tasks!r}")
     encoder = MMMEBEncoder(model) if isinstance(model, SentenceTransformer) else model
+    if index is not None:
+        behind = MMMEBEncoder(index) if isinstance(index, SentenceTransformer) else index
+        encoder = TwoModels(encoder, behind, index_language=index_language)
     scores: dict[str, dict[str, float]] = {language: {} for language in languages}
     pairs = [(language, task) for language in languages for task in chosen]
     with _random_state_kept(), _datasets_silent():
         for language, task in (bar := tqdm(pairs, desc="MMMEBMini", disable=not show_progress)):
             bar.set_postfix_str(f"{language} {task.metadata.kind}")
+            one = task(data_root=data_root).filter_languages(None, hf_subsets=[language])
+            if index_language is not None:
+                take_candidates(one, index_language)
             results = mteb.evaluate(
                 encoder,
-                task(data_root=data_root).filter_languages(None, hf_subsets=[language]),
+                one,
                 cache=None,
                 co2_tracker=False,
                 encode_kwargs={"show_progress_bar": False},

@@ -99,7 +99,9 @@ def _rows(kind: str, language: str, world: World, scenes: Sequence[Scene], singl
             yield {"id": i, "img": image, "text": name(shown[place]), "imgs": imgs}
 
 
-def write_benchmark(out: str | Path, languages: Sequence[str] = LANGUAGES, *, queries: int = QUERIES) -> Path:
+def write_benchmark(
+    out: str | Path, languages: Sequence[str] = LANGUAGES, *, queries: int = QUERIES, dev: bool = False
+) -> Path:
     """Write MMMEBMini to the new folder `out`, whole or not at all, and return it.
 
     Five kinds of task per language, `queries` rows per file, 100 candidates per row. The candidates are drawn from
@@ -107,6 +109,7 @@ def write_benchmark(out: str | Path, languages: Sequence[str] = LANGUAGES, *, qu
 
     Args:
         queries: 1 to 100, or an even number above.
+        dev: scenes of other pairs than the benchmark's, for choosing settings.
 
     Raises:
         ValueError: `out` exists; a language has no names; `queries` is out of range.
@@ -115,9 +118,9 @@ def write_benchmark(out: str | Path, languages: Sequence[str] = LANGUAGES, *, qu
         raise ValueError(f"queries is {queries}; pass 1 or more")
     out = Path(out)
     world = load_world(languages)
-    scenes = test_scenes(world, max(queries, CANDIDATES))
+    scenes = test_scenes(world, max(queries, CANDIDATES), dev=dev)
     singles = single_scenes(world, len(scenes), SINGLES_SEED)
-    with _new_folder(out, what="benchmark", languages=list(languages), queries=queries) as folder:
+    with _new_folder(out, what="benchmark", languages=list(languages), queries=queries, dev=dev) as folder:
         _images(scenes, singles, world, folder / f"{DATASET}_images")
         (folder / "datasets").mkdir()
         for language in languages:

@@ -3,10 +3,13 @@
     xvlm2vec evaluate ./xvlm2vec --tasks MMMEBMini                      # offline, a minute or two
     xvlm2vec evaluate ./xvlm2vec sentence-transformers/clip-ViT-B-32-multilingual-v1 \\
         --tasks MMMEB --languages eng ita --styles plain,punct,newline --out report
+    xvlm2vec evaluate ./xvlm2vec --index ./english-embedder --index-language en --tasks MMMEBMini
 
-A model is a folder, or a name that `mteb run -m` takes. In OUT: scores.md, scores.csv, pairs.csv (each
-model against each other one, query by query), queries.csv (the rank of each query's right answer),
-languages.png, queries.html. What is done is kept in OUT; the same command goes on after a stop.
+A model is a folder, or a name that `mteb run -m` takes. With --index, each model embeds the queries, and
+INDEX the candidates: does an existing index stay valid? In OUT: scores.md, scores.csv, pairs.csv (each model
+against each other one, query by query), queries.csv (the rank of each query's right answer), gap.md and
+gap.csv (how far each language is from English), languages.png, queries.html. What is done is kept in OUT; the
+same command goes on after a stop.
 """
 
 import argparse
@@ -15,46 +18,33 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import mteb
 import numpy as np
 from mteb.cache import ResultCache
-from mteb.models import ModelMeta, MTEBModels, SentenceTransformerEncoderWrapper
+from mteb.models import ModelMeta
+from mteb.types import PromptType
 
 from mmmeb_tasks.instructions import STYLES, Style
 from mmmeb_tasks.metadata import LANGUAGES
-from mmmeb_tasks.models.encoder import MMMEBEncoder
-from mmmeb_tasks.models.local_folders import folder_meta, is_local, load_folder
+from mmmeb_tasks.models.two_models import TwoModels, take_candidates
 from mmmeb_tasks.plugin.cli import expand_aggregates, mmmeb_tasks_among, set_aside
-from mmmeb_tasks.retrieval import MMMEBRetrieval, lost_modalities, refuse_lost_modality
+from mmmeb_tasks.retrieval import MMMEBRetrieval
 from xvlm2vec_st.utils.folders import Destination, expanded, whole_file
 from xvlm2vec_st.utils.texts import printable
 
 from ..shared import command
 from .comparison import Cell, difference, interval, markdown, scores_chart
+from .language_gap import LanguageGap, gap_markdown, gap_rows, measure
+from .models import Index, Run, load_index, meta_of, refuse_half, runs
 from .queries_page import queries_page
 
 TOP = 10  # mteb keeps so many candidates a query
 # What the report is, beside `predictions` and `results`.
-FILES = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "languages.png", "queries.html", "images")
-
-
-@dataclass
-class Run:
-    """One model in one style: what its rows are called, and how it is filed."""
-
-    label: str
-    style: Style | None
-    model: MTEBModels
-
-    @property
-    def folder(self) -> str:
-        """The name of its folder of predictions: the state of the weights is in it."""
-        meta = self.model.mteb_model_meta
-        return f"{meta.model_name_as_path()}__{meta.revision}__{self.style or 'bare'}"
+FILES = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "gap.md", "gap.csv", "languages.png")
+FILES += ("queries.html", "images")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,6 +55,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")
     what.add_argument("--languages", nargs="+", type=three_letters, help="en it es fr de, or eng ita ...; default: all")
     what.add_argument("--styles", default="plain", help=f"how texts end, of {','.join(STYLES)}")
+    what.add_argument(
+        "--index", type=os.path.expanduser, help="model that embeds the candidates; default: each its own"
+    )
+    what.add_argument("--index-language", type=two_letters, help="of all candidates, en; default: that of the query")
     how = parser.add_argument_group("how")
     how.add_argument("--out", type=expanded, default=Path("report"), help="the report's folder")
     how.add_argument("--batch-size", type=int, default=32, help="rows a forward pass; lower: less memory")
@@ -83,6 +77,15 @@ def three_letters(language: str) -> str:
     return LANGUAGES.get(language, language).split("-")[0]
 
 
+def two_letters(language: str) -> str:
+    """A language of MMMEB as its files name it; any other word as it is.
+
+    >>> two_letters("ita"), two_letters("it")
+    ('it', 'it')
+    """
+    return {three_letters(short): short for short in LANGUAGES}.get(language, language)
+
+
 def main(argv: Sequence[str] | None = None) -> Path:
     """Score, and write the report; returns its folder."""
     args = parse_args(argv)
@@ -96,13 +99,40 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if not tasks:
         raise ValueError(f"none of {', '.join(args.tasks)} is a task of MMMEB")
     metas = {name: meta_of(name) for name in args.models}
+    side = PromptType.query if args.index else None
     for name, meta in metas.items():
-        refuse_half(name, meta, tasks, styles, args.device)
+        refuse_half(name, meta, tasks, styles, args.device, side)
     check_out(args.out)
+    index = index_of(args, metas, tasks, styles)
     # The lock lies in OUT, which may be a mount point: a report is filled, not moved into place.
     with Destination(args.out / "evaluate").hold():
-        evaluated(args, metas, tasks, styles)
+        evaluated(args, metas, tasks, styles, index)
     return args.out
+
+
+def index_of(
+    args: argparse.Namespace, metas: Mapping[str, ModelMeta], tasks: Sequence[MMMEBRetrieval], styles: Sequence[Style]
+) -> Index | None:
+    """The index of --index, after a look whether all models and tasks fit it; None without.
+
+    Raises:
+        ValueError: the first that does not fit; an --index-language without an --index.
+    """
+    if args.index is None:
+        if args.index_language:
+            raise ValueError(f"--index-language {args.index_language} needs --index MODEL, which made the index")
+        return None
+    for task in tasks:
+        if args.index_language not in (None, *task.metadata.eval_langs):
+            known = ", ".join(task.metadata.eval_langs)
+            raise ValueError(f"{task.metadata.name} has no --index-language {args.index_language}; it has {known}")
+    meta = meta_of(args.index)
+    refuse_half(args.index, meta, tasks, styles, args.device, PromptType.document)
+    index = load_index(args.index, meta, styles, args.device, args.index_language)
+    if len(metas) > 1:  # a single one is refused as early when it is scored
+        for name, own in metas.items():
+            next(runs(name, own, styles, args.device, index))
+    return index
 
 
 def check_out(out: Path) -> None:
@@ -123,18 +153,25 @@ def evaluated(
     metas: Mapping[str, ModelMeta],
     tasks: Sequence[MMMEBRetrieval],
     styles: Sequence[Style],
+    index: Index | None = None,
 ) -> None:
     """Score all models on all tasks, and write the report."""
+    hashes: dict[str, str] = {}  # of the rows that the candidates are from, where these are of another language
     for task in tasks:
         task.load_data()
+        if args.index_language:
+            hashes[task.metadata.name] = take_candidates(task, args.index_language)
 
     # 2. One model after another in memory, all styles and tasks of each.
     cells: list[Cell] = []
+    gaps: list[LanguageGap] = []
     for name, meta in metas.items():
-        for run in runs(name, meta, styles, args.device):
+        for run in runs(name, meta, styles, args.device, index):
             for task in tasks:
                 print(f"{printable(run.label)}: {task.metadata.name}", file=sys.stderr)
-                cells += score(run, task, args.out, batch_size=args.batch_size)
+                index_sha256 = hashes.get(task.metadata.name)
+                cells += score(run, task, args.out, batch_size=args.batch_size, index_sha256=index_sha256)
+            gaps += measure(run, tasks, args.out, batch_size=args.batch_size)
 
     # 3. The report.
     rng = np.random.default_rng(args.seed)
@@ -146,69 +183,38 @@ def evaluated(
     write_csv(args.out / "scores.csv", [cell.row() for cell in cells])
     write_csv(args.out / "queries.csv", [row for cell in cells for row in cell.query_rows()])
     write_csv(args.out / "pairs.csv", [*pairs(cells, args.resamples, rng)])
+    gap_lines = gap_rows(gaps, cells)
+    write_csv(args.out / "gap.csv", gap_lines)
+    with whole_file(args.out / "gap.md") as part:
+        part.write_text(gap_markdown(gap_lines, cells), "utf-8")
     with whole_file(args.out / "languages.png") as part:
         scores_chart(cells, part)
     queries_page(cells, {task.metadata.name: task for task in tasks}, args.out)
     print(text)
-    print(f"{args.out}: scores.md, scores.csv, pairs.csv, queries.csv, languages.png, queries.html")
+    print(f"{args.out}: {', '.join(name for name in FILES if name != 'images')}")
 
 
-def meta_of(name: str) -> ModelMeta:
-    """What mteb or a folder's files say of a model, before it is loaded."""
-    return folder_meta(Path(name)) if is_local(name) else mteb.get_model_meta(name, fetch_from_hf=True)
+def score(run: Run, task: MMMEBRetrieval, out: Path, *, batch_size: int, index_sha256: str | None = None) -> list[Cell]:
+    """One model on one task, each language a cell; what is done already is read, not run.
 
-
-def refuse_half(
-    name: str, meta: ModelMeta, tasks: Sequence[MMMEBRetrieval], styles: Sequence[Style], device: str | None
-) -> None:
-    """Refuse a model that does not take all that a task holds, before any other model is scored.
-
-    Raises:
-        ValueError: the first such task.
+    `index_sha256` is what `take_candidates` gave for the task: scores of other candidates are set aside.
     """
-    lost = [task for task in tasks if lost_modalities(task.metadata, meta)]
-    # The Hub's files may say less of a model than it takes; loading it tells.
-    if lost and not is_local(name):
-        meta = next(runs(name, meta, styles, device)).model.mteb_model_meta
-    for task in lost:
-        refuse_lost_modality(task.metadata, meta)
-
-
-def runs(name: str, meta: ModelMeta, styles: Sequence[Style], device: str | None) -> Iterator[Run]:
-    """A model in each style; a model that takes no instructions, once."""
-    if is_local(name):
-        first = load_folder(meta.name, meta.revision, folder=name, device=device)
-        revision = meta.revision
-    else:
-        first = meta.load_model(device=device)
-        revision = first.mteb_model_meta.revision
-        stock = type(first) is SentenceTransformerEncoderWrapper
-        if stock and first.model.supports(("image", "text")):
-            first = MMMEBEncoder(first.model, name=meta.name, batch_size=None)
-    if not (isinstance(first, MMMEBEncoder) and first.style):
-        if isinstance(first, MMMEBEncoder):
-            first.mteb_model_meta = first.mteb_model_meta.model_copy(update={"revision": revision})
-        yield Run(name, None, first)
-        return
-    for style in styles:
-        encoder = MMMEBEncoder(first.model, name=meta.name, style=style, batch_size=None)
-        encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"revision": revision})
-        yield Run(name, style, encoder)
-
-
-def score(run: Run, task: MMMEBRetrieval, out: Path, *, batch_size: int) -> list[Cell]:
-    """One model on one task, each language a cell; what is done already is read, not run."""
     cache, name = ResultCache(out), task.metadata.name
     folder = out / "predictions" / run.folder
     meta = run.model.mteb_model_meta
     set_aside(cache, task, meta.name)
     predictions = folder / task.prediction_file_name
     result = cache.get_task_result_path(name, meta)
+    if index_sha256 and any(entry.get("index_sha256") != index_sha256 for entry in _entries(result)):
+        result.replace(result.with_suffix(".json.other"))
     if result.is_file() and not set(task.hf_subsets) & _languages_done(result) <= _read(predictions).keys():
         result.unlink()  # scores without their queries: a run that was stopped between the two files
     if predictions.is_file() and not (result.is_file() and _read(predictions)):
         # Cut off, or of a result that was set aside; mteb would add to it.
         predictions.replace(predictions.with_suffix(".json.other"))
+    if isinstance(run.model, TwoModels):
+        done = _languages_done(result)
+        run.model.ahead = {lang: task.dataset[lang]["test"] for lang in task.hf_subsets if lang not in done}
     mteb.evaluate(
         run.model,
         task,
@@ -222,7 +228,12 @@ def score(run: Run, task: MMMEBRetrieval, out: Path, *, batch_size: int) -> list
 
 
 def _languages_done(result: Path) -> set[str]:
-    return {entry["hf_subset"] for entry in json.loads(result.read_text("utf-8"))["scores"].get("test", ())}
+    return {entry["hf_subset"] for entry in _entries(result)}
+
+
+def _entries(result: Path) -> list[dict]:
+    """The scores of each language in a file of mteb; none without the file."""
+    return json.loads(result.read_text("utf-8"))["scores"].get("test", []) if result.is_file() else []
 
 
 def _read(path: Path) -> dict[str, dict]:

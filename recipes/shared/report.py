@@ -25,13 +25,21 @@ TOP = 5
 BEFORE, AFTER, RIGHT, WRONG = "#9aa5b1", "#1f77b4", "#2ca02c", "#d0d0d0"
 
 
-def score_table(before: Scores, after: Scores) -> str:
-    """P@1 in per cent, tasks x languages, each cell `teacher → student (difference)`, as Markdown.
+def score_table(before: Scores, after: Scores, index: Scores | None = None) -> str:
+    """P@1 in per cent, tasks x languages, as Markdown; a cell is `teacher → student (difference)`.
+
+    Args:
+        before: the teacher's scores.
+        after: the student's, over its own candidates.
+        index: the student's over the teacher's candidates: a third figure, after a dot.
 
     >>> print(score_table({"en": {"i2t": 0.9}}, {"en": {"i2t": 0.895}}))
     | P@1, %: teacher → student | en |
     |---|---|
     | i2t | 90.0 → 89.5 (-0.5) |
+    >>> scores = [{"en": {"i2t": 0.9}}, {"en": {"i2t": 0.895}}, {"en": {"i2t": 0.88}}]
+    >>> print(score_table(*scores).splitlines()[-1])
+    | i2t | 90.0 → 89.5 (-0.5) · 88.0 |
     """
     languages = list(before)
     rows = []
@@ -39,9 +47,11 @@ def score_table(before: Scores, after: Scores) -> str:
         cells = []
         for language in languages:
             old, new = 100 * before[language][task], 100 * after[language][task]
-            cells.append(f"{old:.1f} → {new:.1f} ({new - old:+.1f})")
+            over_index = "" if index is None else f" · {100 * index[language][task]:.1f}"
+            cells.append(f"{old:.1f} → {new:.1f} ({new - old:+.1f}){over_index}")
         rows.append([task, *cells])
-    return markdown_table(["P@1, %: teacher → student", *languages], rows)
+    head = "P@1, %: teacher → student" + ("" if index is None else " · student on the teacher's index")
+    return markdown_table([head, *languages], rows)
 
 
 def languages_chart(before: Scores, after: Scores, path: Path) -> None:

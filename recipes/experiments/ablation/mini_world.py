@@ -1,0 +1,95 @@
+"""The mini world: an LVLM embedder, rows with and without images, five kinds of task."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.tasks import MINI_TASKS
+from mmmeb_tasks.mini.world import LANGUAGES
+from mmmeb_tasks.mini.write import write_benchmark, write_corpus
+from mmmeb_tasks.models.encoder import MMMEBEncoder
+
+from .records import Hits
+from .worlds import World
+
+SCENES, QUERIES, DEV_QUERIES = 6000, 300, 200
+
+
+class MiniWorld(World):
+    """The bundled mini embedder, corpus and benchmark, written to `work` unless they are there."""
+
+    name = "mini"
+    start = str(TEACHER)
+    languages = tuple(code for code in LANGUAGES if code != "en")
+    has_images = True
+    updates = 90
+    settings = {  # those of the demo
+        "per_device_train_batch_size": 40,
+        "learning_rate": 3e-3,
+        "muon_learning_rate": 0.01,
+        "warmup": 0.05,
+    }
+
+    def __init__(self, work: Path, *, scenes: int = SCENES, queries: int = QUERIES, dev: bool = False) -> None:
+        self.dev = dev
+        queries = min(queries, DEV_QUERIES) if dev else queries
+        self.data = work / f"{'dev' if dev else 'test'}-{queries}"
+        corpus = work / f"corpus-{scenes}"
+        if not corpus.is_dir():
+            write_corpus(corpus, scenes=scenes)
+        if not self.data.is_dir():
+            write_benchmark(self.data, queries=queries, dev=dev)
+        self.corpus = corpus / "parallel.jsonl"
+
+    def scored_languages(self) -> list[str]:
+        """As `World.scored_languages`."""
+        return list(LANGUAGES)
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Every task in every taught language."""
+        return [(task.metadata.kind, code) for code in self.languages for task in MINI_TASKS]
+
+    def inputs(self, rows: Sequence[Mapping[str, Any]], language: str) -> list[Any]:
+        """As `World.inputs`."""
+        folder = self.corpus.parent
+        return [
+            {"image": str(folder / row["image"]), "text": row[language]} if row["image"] else row[language]
+            for row in rows
+        ]
+
+    def score(self, models: Mapping[str, SentenceTransformer]) -> Hits:
+        """As `World.score`."""
+        hits: Hits = {}
+        for language, model in models.items():
+            encoder = MMMEBEncoder(model)
+            for task in MINI_TASKS:
+                hits[task.metadata.kind, language] = mini_hits(encoder, task, language, self.data)
+        return hits
+
+
+def mini_hits(encoder: MMMEBEncoder, task: type, language: str, data: Path) -> np.ndarray:
+    """Whether the right answer is first, per query of one task and language: (queries,) bool."""
+    one = task(data_root=data).filter_languages(None, hf_subsets=[language])
+    one.load_data()  # else mteb unloads the right answers
+    with tempfile.TemporaryDirectory() as folder:
+        mteb.evaluate(
+            encoder,
+            one,
+            cache=None,
+            co2_tracker=False,
+            encode_kwargs={"show_progress_bar": False},
+            show_progress_bar=False,
+            prediction_folder=folder,
+        )
+        predictions = json.loads((Path(folder) / one.prediction_file_name).read_text("utf-8"))[language]["test"]
+    gold = one.dataset[language]["test"]["relevant_docs"]
+    # Of equal scores the greater id is first, as in mteb.
+    first = {query: max(scores, key=lambda name: (scores[name], name)) for query, scores in predictions.items()}
+    return np.array([first[query] in gold[query] for query in sorted(first)])
