@@ -10,8 +10,7 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.benchmarks.benchmark import Benchmark
 from mteb.results import TaskResult
 
-from mmmeb_tasks.metadata import langscripts
-from mmmeb_tasks.mini.tasks import MINI_TASKS
+from mmmeb_tasks.mini.tasks import MINI_TASKS, MINI_TASKS_11
 from mmmeb_tasks.retrieval import MMMEBRetrieval
 from mmmeb_tasks.tasks import MMMEB_CITATION, MMMEB_TASKS
 
@@ -21,6 +20,7 @@ DESCRIPTIONS = {
     "MMMEB": "Massive Multimodal and Multilingual Embedding Benchmark: five kinds of task over images and "
     "texts in English, Italian, Spanish, French and German; each query ranks its own candidates.",
     "MMMEBMini": "MMMEB in small, over scenes of emoji: five kinds of task, five languages, bundled.",
+    "MMMEBMini11": "MMMEBMini in eleven languages: en it es fr de, and pt nl pl ru zh ja.",
 }
 
 
@@ -107,7 +107,7 @@ def _aggregate(name: str, tasks: Sequence[type[MMMEBRetrieval]]) -> AggregateTas
         main_score="accuracy",
         type="Any2AnyReranking",
         eval_splits=["test"],
-        eval_langs=langscripts("en", "it", "es", "fr", "de"),
+        eval_langs={lang: codes for task in tasks for lang, codes in cast(dict, task.metadata.eval_langs).items()},
         modalities=["image", "text"],
         annotations_creators="human-annotated" if name == "MMMEB" else "algorithmic",
         reference=REFERENCE,
@@ -127,11 +127,17 @@ class MMMEBMini(AggregateOfLanguages):
     metadata = _aggregate("MMMEBMini", MINI_TASKS)
 
 
-AGGREGATES: tuple[type[AggregateOfLanguages], ...] = (MMMEB, MMMEBMini)
+class MMMEBMini11(AggregateOfLanguages):
+    """The five tasks of MMMEBMini in eleven languages."""
+
+    metadata = _aggregate("MMMEBMini11", MINI_TASKS_11)
+
+
+AGGREGATES: tuple[type[AggregateOfLanguages], ...] = (MMMEB, MMMEBMini, MMMEBMini11)
 
 
 def benchmarks() -> list[Benchmark]:
-    """The two as mteb's benchmarks."""
+    """The three as mteb's benchmarks."""
     # Not above: mteb imports this module while it gathers its tasks.
     from mteb.get_tasks import MTEBTasks
 

@@ -68,6 +68,9 @@ PUBLISHED: dict[Kind, dict[str, tuple[str, str]]] = {
     },
 }
 
+# MMMEB has no instructions in these languages of MMMEBMini11.
+IN_ENGLISH = ("pt", "nl", "pl", "ru", "zh", "ja")
+
 # Ours, not the paper's: its grounding data has English and French only.
 EXTRA_INSTRUCTIONS: dict[Kind, dict[str, tuple[str, str]]] = {
     "vg": {
@@ -138,11 +141,13 @@ def render_target(kind: Kind, lang: str, text: str | None = None, *, style: Styl
 
 
 def render_label(lang: str, text: str) -> str:
-    """A class name for a model without instructions.
+    """A class name for a model without instructions; bare in languages of `IN_ENGLISH`.
 
     >>> render_label("de", "Hund")
     'Bild von Hund'
     """
+    if lang in IN_ENGLISH:
+        return text
     if lang not in BARE_LABELS:
         raise ValueError(_unknown("language", lang, BARE_LABELS))
     return BARE_LABELS[lang].replace("{x}", text)
@@ -160,7 +165,7 @@ def task_prompt(kind: Kind, lang: str) -> dict[str, str]:
 
 
 def instruction(kind: Kind, lang: str) -> tuple[str, str]:
-    """The two templates of a kind and language: query, target.
+    """The two templates of a kind and language: query, target. Languages of `IN_ENGLISH` have the English ones.
 
     >>> instruction("c", "en")
     ('Represent the given image for classification', '{x}')
@@ -168,6 +173,8 @@ def instruction(kind: Kind, lang: str) -> tuple[str, str]:
     if kind not in KINDS:
         raise ValueError(_unknown("kind", kind, KINDS))
     table = PUBLISHED[kind] | EXTRA_INSTRUCTIONS.get(kind, {})
+    if lang in IN_ENGLISH:
+        lang = "en"
     if lang not in table:
         raise ValueError(_unknown(f"language of {kind} instructions", lang, table))
     return table[lang]

@@ -13,6 +13,13 @@ LANGUAGES: dict[str, str] = {
     "es": "spa-Latn",
     "fr": "fra-Latn",
     "de": "deu-Latn",
+    # Of MMMEBMini11 only.
+    "pt": "por-Latn",
+    "nl": "nld-Latn",
+    "pl": "pol-Latn",
+    "ru": "rus-Cyrl",
+    "zh": "zho-Hans",
+    "ja": "jpn-Jpan",
 }
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
+from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.data.layout import KINDS, data_file, read_rows
+from mmmeb_tasks.mini import TEACHER, scenes, write
 from mmmeb_tasks.mini import bundle as build
-from mmmeb_tasks.mini import scenes, write
 from mmmeb_tasks.mini.phrases import PHRASES, RELATIONS, phrases
-from mmmeb_tasks.mini.world import LANGUAGES, load_world
+from mmmeb_tasks.mini.tasks import MINI_TASKS_11, evaluate_mini
+from mmmeb_tasks.mini.world import ELEVEN, LANGUAGES, load_world
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,20 @@ def test_corpus_rows_hold_every_language_and_their_images(corpus):
     with_image = next(row for row in rows if row["id"].endswith("/vqa"))
     assert with_image["pt"].startswith("Represent the given image") and "o que há" in with_image["pt"]
     assert any("⬅" in row["fi"] for row in rows)
+
+
+def test_polish_and_russian_name_both_places():
+    assert phrases("ru").caption["left"].format(a="собака", b="кот") == "слева собака, справа кот"
+    assert phrases("ru").question["right"].format(b="кот") == "слева кот, что справа?"
+    assert phrases("pl").caption["below"].format(a="pies", b="kot") == "na dole pies, na górze kot"
+
+
+def test_eleven_languages_are_written_and_scored(tmp_path):
+    data = write.write_benchmark(tmp_path / "data", ["en", "ru", "ja"], queries=2)
+    scores = evaluate_mini(SentenceTransformer(str(TEACHER)), languages=["en", "ru", "ja"], data_root=data)
+    assert list(scores) == ["en", "ru", "ja"] and all(len(tasks) == 5 for tasks in scores.values())
+    assert [task.metadata.name[-2:] for task in MINI_TASKS_11] == ["11"] * 5
+    assert {*MINI_TASKS_11[0].metadata.eval_langs} == {*ELEVEN} == {*PHRASES}
 
 
 def test_phrases_have_every_relation_and_slot():

@@ -125,8 +125,9 @@ def test_the_table_the_report_and_the_aggregate_have_one_overall_score() -> None
 
 
 def test_the_benchmarks_hold_the_tasks() -> None:
-    full, mini = benchmarks()
-    assert (full.name, mini.name) == ("MMMEB", "MMMEBMini")
+    full, mini, eleven = benchmarks()
+    assert (full.name, mini.name, eleven.name) == ("MMMEB", "MMMEBMini", "MMMEBMini11")
+    assert len(eleven.tasks) == 5 and all(len(task.metadata.eval_langs) == 11 for task in eleven.tasks)
     assert [task.metadata.name for task in full.tasks] == [row.task for row in TASKS]
     assert len(mini.tasks) == len(MMMEBMini().tasks) == 5
 

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 
 from mmmeb_tasks.data.layout import LAYOUTS, Kind, files
-from mmmeb_tasks.metadata import LANGUAGES
+from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 
 CONCEPTS, CANDIDATES = 12, 6

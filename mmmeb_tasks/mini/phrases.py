@@ -25,6 +25,16 @@ def _phrases(caption: str, question: str, places: tuple[str, str, str, str]) -> 
     )
 
 
+def _opposed(caption: str, question: str, places: tuple[str, str, str, str]) -> Phrases:
+    """The same for a language that names both places: `{where}` the subject is, and `{other}` opposite."""
+    names = dict(zip(RELATIONS, places, strict=True))
+
+    def fill(text: str) -> dict[str, str]:
+        return {r: text.replace("{where}", names[r]).replace("{other}", names[OPPOSITE[r]]) for r in RELATIONS}
+
+    return Phrases(fill(caption), fill(question))
+
+
 PHRASES = {
     "en": _phrases("{a} {place} {b}", "what is {place} {b}?", ("to the left of", "to the right of", "above", "below")),
     "it": _phrases("{a} {place} {b}", "cosa c'è {place} {b}?", ("a sinistra di", "a destra di", "sopra", "sotto")),
@@ -43,6 +53,11 @@ PHRASES = {
         "{a} {place} {b}", "o que há {place} {b}?", ("à esquerda de", "à direita de", "acima de", "abaixo de")
     ),
     "nl": _phrases("{a} {place} {b}", "wat is er {place} {b}?", ("links van", "rechts van", "boven", "onder")),
+    # Names stand in the nominative: "on the left a dog, on the right a cat" needs no other case.
+    "pl": _opposed(
+        "{where} {a}, {other} {b}", "{other} {b}, co jest {where}?", ("po lewej", "po prawej", "na górze", "na dole")
+    ),
+    "ru": _opposed("{where} {a}, {other} {b}", "{other} {b}, что {where}?", ("слева", "справа", "сверху", "снизу")),
     "ja": _phrases("{b}の{place}に{a}", "{b}の{place}に何がある?", ("左", "右", "上", "下")),
     "zh": _phrases("{a}在{b}的{place}", "{b}的{place}是什么?", ("左边", "右边", "上面", "下面")),
 }

@@ -1,9 +1,10 @@
-"""MMMEBMini: the five kinds of MMMEB over scenes of the mini world, in five languages."""
+"""MMMEBMini: the five kinds of MMMEB over scenes of the mini world, in five languages or in eleven."""
 
 import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from mteb.models import MTEBModels
 from tqdm.auto import tqdm
 
 from mmmeb_tasks.data.layout import Kind, layout_of
-from mmmeb_tasks.metadata import LANGUAGES, MMMEBMetadata, langscripts
+from mmmeb_tasks.metadata import MMMEBMetadata, langscripts
+from mmmeb_tasks.mini.world import ELEVEN
+from mmmeb_tasks.mini.world import LANGUAGES as FIVE
 from mmmeb_tasks.mini.write import ensure_mini
 from mmmeb_tasks.retrieval import MMMEBRetrieval
 from mmmeb_tasks.tasks import MMMEB_CITATION
@@ -24,11 +27,11 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-def mini_data() -> Path:
+def mini_data(languages: Sequence[str] = FIVE) -> Path:
     """The data folder: `MMMEB_MINI_DATA` where it is set, else the one that the package writes."""
     if folder := os.environ.get("MMMEB_MINI_DATA"):
         return Path(folder)
-    return ensure_mini()
+    return ensure_mini(languages)
 
 
 def _metadata(name: str, kind: Kind, category: TaskCategory, subtype: TaskSubtype, description: str) -> MMMEBMetadata:
@@ -44,7 +47,7 @@ def _metadata(name: str, kind: Kind, category: TaskCategory, subtype: TaskSubtyp
         category=category,
         modalities=["image", "text"],
         eval_splits=["test"],
-        eval_langs=langscripts("en", "it", "es", "fr", "de"),
+        eval_langs=langscripts(*FIVE),
         main_score="accuracy",
         date=("2024-01-01", "2024-12-31"),
         domains=["Constructed", "Scene"],
@@ -104,10 +107,21 @@ MINI_TASKS: tuple[type[MiniTask], ...] = (
 )
 
 
+def in_eleven_languages(task: type[MiniTask]) -> type[MiniTask]:
+    """The task with pt, nl, pl, ru, zh and ja besides, under a name that ends in 11."""
+    name = f"{task.metadata.name}11"
+    metadata = task.metadata.model_copy(update={"name": name, "eval_langs": langscripts(*ELEVEN)})
+    members = {"metadata": metadata, "data_root": staticmethod(partial(mini_data, ELEVEN))}
+    return type(name, (task,), members | {"__doc__": task.__doc__, "__module__": __name__})
+
+
+MINI_TASKS_11 = tuple(in_eleven_languages(task) for task in MINI_TASKS)
+
+
 def evaluate_mini(
     model: "SentenceTransformer | MTEBModels",
     *,
-    languages: Sequence[str] = ("en", "it", "es", "fr", "de"),
+    languages: Sequence[str] = FIVE,
     data_root: Path | None = None,
     tasks: Sequence[Kind] | None = None,
     show_progress: bool = True,
@@ -121,7 +135,7 @@ def evaluate_mini(
 
     Args:
         model: a sentence-transformers model, or a model of mteb (`MMMEBEncoder` in another style).
-        languages: which languages.
+        languages: which of the eleven languages; with any beyond the first five, the tasks of MMMEBMini11.
         data_root: folder in the published layout; by default what `mini_data` says.
         tasks: which kinds, all five by default.
         show_progress: a bar over languages and tasks.
@@ -144,11 +158,12 @@ def evaluate_mini(
 
     if index_language is not None and index is None:
         raise ValueError(f"index_language {index_language!r} needs a model that made the index; pass index=MODEL")
-    if unknown := [language for language in languages if language not in LANGUAGES]:
-        raise ValueError(f"unknown language {unknown[0]!r}; MMMEBMini has {', '.join(LANGUAGES)}")
+    if unknown := [language for language in languages if language not in ELEVEN]:
+        raise ValueError(f"unknown language {unknown[0]!r}; MMMEBMini has {', '.join(ELEVEN)}")
     for kind in tasks or ():
         layout_of(kind)
-    chosen = [task for task in MINI_TASKS if tasks is None or task.metadata.kind in tasks]
+    among = MINI_TASKS if {*languages} <= {*FIVE} else MINI_TASKS_11
+    chosen = [task for task in among if tasks is None or task.metadata.kind in tasks]
     if not chosen or not languages:
         raise ValueError(f"nothing to score: languages {languages!r}, tasks {tasks!r}")
     encoder = MMMEBEncoder(model) if isinstance(model, SentenceTransformer) else model

@@ -13,6 +13,7 @@ from PIL import Image
 from mmmeb_tasks.mini.bundle import BUNDLE
 
 LANGUAGES = ("en", "it", "es", "fr", "de")
+ELEVEN = (*LANGUAGES, "pt", "nl", "pl", "ru", "zh", "ja")  # in three scripts and more
 ALIASES = {"ind": "id"}  # a corpus has its rows' ids under `id`
 
 

@@ -18,10 +18,10 @@ def after(name: str, module: ModuleType) -> None:
 def register_tasks(module: ModuleType) -> None:
     """Add the tasks to `mteb.tasks`, and to what was scanned from it."""
     from mmmeb_tasks.benchmark import AGGREGATES
-    from mmmeb_tasks.mini.tasks import MINI_TASKS
+    from mmmeb_tasks.mini.tasks import MINI_TASKS, MINI_TASKS_11
     from mmmeb_tasks.tasks import MMMEB_TASKS
 
-    tasks = {task.metadata.name: task for task in (*MMMEB_TASKS, *MINI_TASKS, *AGGREGATES)}
+    tasks = {task.metadata.name: task for task in (*MMMEB_TASKS, *MINI_TASKS, *MINI_TASKS_11, *AGGREGATES)}
     for name, task in tasks.items():
         setattr(module, name, task)
     # Not `mteb.get_tasks`, which is the function; still empty while it is being imported.

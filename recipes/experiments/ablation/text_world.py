@@ -42,12 +42,13 @@ class TextWorld(World):
 
     name = "captions"
     has_images = False
-    updates = 100
+    updates = 60
     settings = {  # noqa: RUF012
-        "per_device_train_batch_size": 48,
-        "tokens_per_batch": 2400,
+        "per_device_train_batch_size": 64,
+        "tokens_per_batch": 4800,
         "learning_rate": 3e-3,
-        "muon_learning_rate": 0.006,
+        "muon_learning_rate": 0.012,
+        "bf16": True,
         "warmup": 0.1,
     }
 
