@@ -18,7 +18,7 @@ from recipes.experiments.ablation.report import updates_for_equal_operations
 from recipes.experiments.ablation.statistics import difference, estimate, query_means
 from recipes.experiments.ablation.text_world import TextWorld, read_texts, write_rows
 from recipes.experiments.ablation.untrained import mean_shift, procrustes, with_map
-from recipes.experiments.ablation.variants import VARIANTS, Variant, find_variants
+from recipes.experiments.ablation.variants import BY_NAME, VARIANTS, Variant, find_variants
 from recipes.experiments.ablation.worlds import read_corpus, write_subset
 
 
@@ -207,10 +207,11 @@ def test_bad_options(tmp_path):
     with pytest.raises(ValueError, match="--set 'x': pass OPTION=VALUE"):
         command.main([*base, "--set", "x"])
     with pytest.raises(ValueError, match="--variants 'x': unknown; choose among 'paper'"):
-        find_variants(["x"], images=True)
+        find_variants(["x"], "mini")
 
 
 def test_enough_variants_for_both_worlds():
-    assert len(find_variants(None, images=False)) >= 8 and len(find_variants(None, images=True)) == len(VARIANTS)
+    assert len(find_variants(None, "captions")) >= 8 and len(find_variants(None, "mini")) >= 11
+    assert {variant.name for variant in VARIANTS} == {*BY_NAME} and len(BY_NAME) == len(VARIANTS)
     changed = Variant("a", {"english_weight": 0.1}, {"mini": {"english_weight": 0.9}}).changed({"english_weight": 0.3})
     assert changed.options_in("mini") == {"english_weight": 0.3}

@@ -6,8 +6,8 @@
         --test 'Multi30k=multi30k/test_2016_flickr.{}.gz' 'XTD10=xtd10/test_1kcaptions_{}.txt.gz'
 
 Each finished run is a line of RECORDS; the same command goes on after a stop. Captions: Moses files with {} in place
-of the language, or a parallel.jsonl. The tables go between the marks <!-- ablation WORLD --> of DOCUMENT, the plot
-beside it.
+of the language, or a parallel.jsonl. The tables go between the marks <!-- ablation WORLD --> of DOCUMENT (with
+--updates: <!-- ablation WORLD UPDATES -->), the plot beside it.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import QUERIES
 from xvlm2vec_st.utils.folders import Destination, expanded
 
@@ -27,7 +28,7 @@ from .records import Key, Record, append_record, read_records
 from .report import report, same_updates, updates_for_equal_operations
 from .text_world import TextWorld
 from .training import BEFORE, train_and_score, untrained_records
-from .variants import PAPER, Variant, find_variants
+from .variants import Variant, find_variants
 from .worlds import World
 
 
@@ -42,13 +43,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="change options of the variants")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="weight updates; default: the world's")
+    parser.add_argument("--languages", nargs="+", help="the languages that are taught; default: it es fr de; de fr cs")
     parser.add_argument("--dev", action="store_true", help="score the development set, to choose settings")
     mini = parser.add_argument_group("mini")
     mini.add_argument("--scenes", type=int, default=SCENES, help="training scenes, two corpus rows each")
     mini.add_argument("--queries", type=int, default=QUERIES, help="queries per task and language")
     texts = parser.add_argument_group("captions")
     texts.add_argument("--model", help="an English text embedder: folder or Hub id; default: all-MiniLM-L6-v2")
-    texts.add_argument("--languages", nargs="+", default=["de", "fr", "cs"], help="the languages that are taught")
     texts.add_argument("--train", help="Moses files, train.{}.gz, or a JSON Lines file")
     texts.add_argument("--dev-set", help="the same, for --dev")
     texts.add_argument("--test", nargs="+", default=[], metavar="NAME=FILES", help="test sets; the first one decides")
@@ -63,14 +64,12 @@ def main(argv: Sequence[str] | None = None) -> str:
     with Destination(args.work / f"ablation-{args.world}").hold():
         world = open_world(args)
         updates = args.updates or world.updates
-        variants = [v.changed(changes) if changes else v for v in find_variants(args.variants, images=world.has_images)]
+        variants = [v.changed(changes) if changes else v for v in find_variants(args.variants, world.name)]
         records = run_missing(world, variants, updates, args)
-        if PAPER not in same_updates(records, updates):
-            text = score_lines(world, records)
-        else:
-            plot = args.document.with_name(f"ablation-{args.world}.png") if args.document else None
-            text = report(world, records, updates, plot)
-            keep_table(args.document, "ablation", argv, text, section=f"ablation {args.world}")
+        section = f"ablation {world.name}" + (f" {args.updates}" if args.updates else "")
+        plot = args.document.with_name(section.replace(" ", "-") + ".png") if args.document else None
+        text = report(world, records, updates, plot)
+        keep_table(args.document, "ablation", argv, text, section=section)
     print(text)
     return text
 
@@ -97,14 +96,17 @@ def open_world(args: argparse.Namespace) -> World:
         ValueError: an option of it is missing.
     """
     if args.world == "mini":
-        return MiniWorld(args.work, scenes=args.scenes, queries=args.queries, dev=args.dev)
+        languages = parse_languages(args.languages or LANGUAGES[1:])
+        return MiniWorld(args.work, languages, scenes=args.scenes, queries=args.queries, dev=args.dev)
     if not (args.train and (args.dev_set if args.dev else args.test)):
         raise ValueError("captions: pass --train, and --test or --dev-set: Moses files (train.{}.gz) or JSON Lines")
     tests = {"dev": args.dev_set} if args.dev else dict(test.partition("=")[::2] for test in args.test)
     if not all(tests.values()):
         raise ValueError(f"--test {' '.join(args.test)}: pass NAME=FILES, such as Multi30k=test.{{}}.gz")
     model = str(expanded(args.model)) if args.model else default_model()
-    return TextWorld(args.work, model, parse_languages(args.languages), args.train, tests, dev=args.dev)
+    return TextWorld(
+        args.work, model, parse_languages(args.languages or ["de", "fr", "cs"]), args.train, tests, dev=args.dev
+    )
 
 
 def run_missing(
@@ -129,10 +131,9 @@ def run_missing(
         for variant in variants:
             train(variant, seed, updates)
     runs = same_updates(records, updates)
-    if PAPER in runs:
-        for seed in args.seeds:
-            for variant in variants:
-                train(variant, seed, updates_for_equal_operations(runs, variant.name, updates))
+    for seed in args.seeds:
+        for variant in variants:
+            train(variant, seed, updates_for_equal_operations(runs, variant.name, updates))
     return records
 
 
@@ -142,8 +143,3 @@ def score_line(world: World, record: Record) -> str:
     scores = [cells[cell].mean() for cell in world.headline() if cell in cells] or [h.mean() for h in cells.values()]
     mean = 100 * sum(scores) / len(scores)
     return f"{mean:5.1f}  {record.variant}, seed {record.seed}, {record.updates} updates, {record.seconds:.0f} s"
-
-
-def score_lines(world: World, records: Mapping[Key, Record]) -> str:
-    """A line per run."""
-    return "\n".join(score_line(world, record) for record in records.values())

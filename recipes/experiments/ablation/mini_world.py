@@ -11,7 +11,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.mini import TEACHER
-from mmmeb_tasks.mini.tasks import MINI_TASKS
+from mmmeb_tasks.mini.tasks import MINI_TASKS, MINI_TASKS_11
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import write_benchmark, write_corpus
 from mmmeb_tasks.models.encoder import MMMEBEncoder
@@ -23,11 +23,17 @@ SCENES, QUERIES, DEV_QUERIES = 6000, 300, 200
 
 
 class MiniWorld(World):
-    """The bundled mini embedder, corpus and benchmark, written to `work` unless they are there."""
+    """The bundled mini embedder, corpus and benchmark, written to `work` unless they are there.
 
-    name = "mini"
+    Args:
+        work: folder of corpus and benchmark.
+        languages: the languages that are taught.
+        scenes: training scenes, two corpus rows each.
+        queries: per task and language.
+        dev: score the development scenes.
+    """
+
     start = str(TEACHER)
-    languages = tuple(code for code in LANGUAGES if code != "en")
     has_images = True
     updates = 90
     settings = {  # those of the demo
@@ -37,24 +43,35 @@ class MiniWorld(World):
         "warmup": 0.05,
     }
 
-    def __init__(self, work: Path, *, scenes: int = SCENES, queries: int = QUERIES, dev: bool = False) -> None:
-        self.dev = dev
+    def __init__(
+        self,
+        work: Path,
+        languages: Sequence[str] = LANGUAGES[1:],
+        *,
+        scenes: int = SCENES,
+        queries: int = QUERIES,
+        dev: bool = False,
+    ) -> None:
+        self.dev, self.languages = dev, tuple(languages)
+        every = ("en", *self.languages)
+        self.tasks = MINI_TASKS if set(every) <= set(LANGUAGES) else MINI_TASKS_11
+        self.name = "mini" if self.tasks is MINI_TASKS else "mini11"
         queries = min(queries, DEV_QUERIES) if dev else queries
-        self.data = work / f"{'dev' if dev else 'test'}-{queries}"
-        corpus = work / f"corpus-{scenes}"
+        self.data = work / f"{'dev' if dev else 'test'}-{queries}-{'-'.join(every)}"
+        corpus = work / f"corpus-{scenes}-{'-'.join(every)}"
         if not corpus.is_dir():
-            write_corpus(corpus, scenes=scenes)
+            write_corpus(corpus, every, scenes=scenes)
         if not self.data.is_dir():
-            write_benchmark(self.data, queries=queries, dev=dev)
+            write_benchmark(self.data, every, queries=queries, dev=dev)
         self.corpus = corpus / "parallel.jsonl"
 
     def scored_languages(self) -> list[str]:
         """As `World.scored_languages`."""
-        return list(LANGUAGES)
+        return ["en", *self.languages]
 
     def headline(self) -> list[tuple[str, str]]:
         """Every task in every taught language."""
-        return [(task.metadata.kind, code) for code in self.languages for task in MINI_TASKS]
+        return [(task.metadata.kind, code) for code in self.languages for task in self.tasks]
 
     def inputs(self, rows: Sequence[Mapping[str, Any]], language: str) -> list[Any]:
         """As `World.inputs`."""
@@ -69,7 +86,7 @@ class MiniWorld(World):
         hits: Hits = {}
         for language, model in models.items():
             encoder = MMMEBEncoder(model)
-            for task in MINI_TASKS:
+            for task in self.tasks:
                 hits[task.metadata.kind, language] = mini_hits(encoder, task, language, self.data)
         return hits
 

@@ -37,8 +37,15 @@ def same_updates(records: Mapping[Key, Record], updates: int) -> Runs:
 
 def updates_for_equal_operations(runs: Runs, name: str, updates: int) -> int:
     """The updates of a variant that take the paper's operations; `updates` where they differ by up to 2 %."""
-    paper, own = (np.mean([record.operations for record in runs[key]]) for key in (PAPER, name))
+    if PAPER not in runs:
+        return updates
+    paper, own = mean_operations(runs[PAPER]), mean_operations(runs[name])
     return updates if abs(own / paper - 1) <= SAME else round(updates * paper / own)
+
+
+def mean_operations(records: Sequence[Record]) -> float:
+    """Operations of a variant's runs, the mean over seeds."""
+    return float(np.mean([record.operations for record in records]))
 
 
 def report(world: World, records: Mapping[Key, Record], updates: int, plot: Path | None) -> str:
@@ -56,20 +63,19 @@ def report(world: World, records: Mapping[Key, Record], updates: int, plot: Path
 
 def summary_table(runs: Runs, records: Mapping[Key, Record], cells: Sequence[tuple[str, str]], updates: int) -> str:
     """A row per variant: the mean at equal updates and at equal operations, and the difference to the paper."""
-    paper = query_means(runs[PAPER], cells)
-    paper_operations = np.mean([record.operations for record in runs[PAPER]])
+    paper = query_means(runs[PAPER], cells) if PAPER in runs else None
     rows = []
     for name, own in runs.items():
         values = query_means(own, cells)
         trained = own[0].updates > 0
         row = [name, with_interval(estimate(values)), spread(estimate(values)) if len(own) > 1 else "–"]
-        row.append("–" if name == PAPER else signed(difference(values, paper)))
-        row.append(f"{np.mean([record.operations for record in own]) / paper_operations:.2f}" if trained else "0")
+        row.append("–" if name == PAPER or paper is None else signed(difference(values, paper)))
+        row.append(f"{mean_operations(own) / 1e12:.2f}" if trained else "0")
         row.append(at_equal_operations(name, runs, records, cells, updates) if trained else "–")
         rows.append(row)
     first = f"mean of {len(cells)} scores, %"
     return markdown_table(
-        [first, f"{updates} updates", "seeds", "minus paper", "operations, paper = 1", "same operations"], rows
+        [first, f"{updates} updates", "seeds", "minus paper", "10¹² operations", "same operations"], rows
     )
 
 

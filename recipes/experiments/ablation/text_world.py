@@ -43,7 +43,7 @@ class TextWorld(World):
     name = "captions"
     has_images = False
     updates = 60
-    settings = {  # noqa: RUF012
+    settings = {
         "per_device_train_batch_size": 64,
         "tokens_per_batch": 4800,
         "learning_rate": 3e-3,
