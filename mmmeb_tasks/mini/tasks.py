@@ -139,7 +139,7 @@ def evaluate_mini(
         data_root: folder in the published layout; by default what `mini_data` says.
         tasks: which kinds, all five by default.
         show_progress: a bar over languages and tasks.
-        index: a model that embeds the candidates in place of `model`, which embeds the queries.
+        index: a model that embeds the candidates; `model` then embeds the queries only.
         index_language: with `index`: the language of all candidates; by default that of the queries.
 
     Raises:

@@ -34,7 +34,7 @@ class TwoModels(AbsEncoder):
 
     Raises:
         ValueError: the embeddings have different widths; one model takes instructions and the other
-            does not; a model that ranks by itself or has many vectors a text.
+            does not; a model that ranks by itself or has many vectors per text.
 
     Example:
         pair = TwoModels(MMMEBEncoder(student), MMMEBEncoder(teacher))
@@ -50,7 +50,7 @@ class TwoModels(AbsEncoder):
         # Language -> data that the same task will ask for later; the next search takes them.
         self.ahead: Mapping[str, RetrievalSplitData] = {}
         one, two = (_own_search(model, {}).mteb_model_meta for model in (queries, candidates))
-        _refuse_strangers(one, two)
+        _refuse_mismatch(one, two)
         self.mteb_model_meta = _both(one, two, index_language)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
@@ -238,19 +238,19 @@ def _own_search(model: MTEBModels, ahead: Mapping[str, RetrievalSplitData]) -> C
     """How MMMEB asks a model that embeds.
 
     Raises:
-        ValueError: the model ranks by itself, or has many vectors a text.
+        ValueError: the model ranks by itself, or has many vectors per text.
     """
     search = searcher(model, ahead)
     if isinstance(search, CandidateSearch):
         return search
     raise ValueError(
-        f"{model.mteb_model_meta.name} ranks by itself or has many vectors a text, so it makes no index and asks "
-        "none; choose a model with one vector a text"
+        f"{model.mteb_model_meta.name} ranks by itself or has many vectors per text, so it can neither make an "
+        "index nor query one; choose a model with one vector per text"
     )
 
 
-def _refuse_strangers(queries: ModelMeta, candidates: ModelMeta) -> None:
-    """Refuse two models whose vectors or texts are not of one kind.
+def _refuse_mismatch(queries: ModelMeta, candidates: ModelMeta) -> None:
+    """Refuse two models whose vectors or texts cannot be compared.
 
     Raises:
         ValueError: names both.
@@ -263,8 +263,8 @@ def _refuse_strangers(queries: ModelMeta, candidates: ModelMeta) -> None:
             for meta, b in ((queries, bare[0]), (candidates, bare[1]))
         ]
         raise ValueError(
-            f"{' and '.join(named)}: their texts differ, so the one cannot search the other's index; choose two of a "
-            "kind, or wrap a text-only model as MMMEBEncoder(model, instructions=False)"
+            f"{' and '.join(named)}: their texts differ, so the one cannot search the other's index; choose two "
+            "models of the same kind, or wrap a text-only model as MMMEBEncoder(model, instructions=False)"
         )
 
 

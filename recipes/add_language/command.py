@@ -21,7 +21,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.data.layout import Kind
-from mmmeb_tasks.metadata import LANGUAGES as PUBLISHED
+from mmmeb_tasks.metadata import LANGUAGES as OF_TASKS
 from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.write import write_benchmark, write_corpus
 from mmmeb_tasks.models.encoder import MMMEBEncoder
@@ -189,10 +189,10 @@ def build_corpus(args: argparse.Namespace, languages: Sequence[str], work: Path,
 def write_benchmarks(args: argparse.Namespace, work: Path) -> dict[str, Path]:
     """`{language: data folder of MMMEBMini}` for English, the known and the new languages.
 
-    MMMEB has no instructions in some languages. Their texts are written to a separate folder under the name
-    of English, so that the encoder puts the English instruction before them, as in the training rows.
+    The tasks do not have every language of the world. Texts of others are written to a separate folder under the
+    name of English, so that the encoder puts the English instruction before them, as in the training rows.
     """
-    known = ["en", *(code for code in [*args.languages, *args.known_languages] if code in PUBLISHED)]
+    known = ["en", *(code for code in [*args.languages, *args.known_languages] if code in OF_TASKS)]
     folders = {}
     for code in ["en", *args.languages, *args.known_languages]:
         separate = code not in known
@@ -232,7 +232,7 @@ def score(
         encoder = MMMEBEncoder(model)
         scores["MMMEBMini"] = {
             code: evaluate_mini(
-                encoder, languages=[code if code in PUBLISHED else "en"], data_root=folder, tasks=tasks
+                encoder, languages=[code if code in OF_TASKS else "en"], data_root=folder, tasks=tasks
             ).popitem()[1]
             for code, folder in data.items()
         }

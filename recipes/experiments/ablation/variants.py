@@ -68,18 +68,18 @@ VARIANTS = (
     Variant(PAPER),
     Variant("cosine", {"distance_metric": "cosine"}),
     Variant("paper + similarity KL", tuned=in_worlds("similarity_weight", mini=0.1, captions=1.0)),
-    Variant("paper + InfoNCE", tuned=in_worlds("contrastive_weight", mini=0.05, captions=0.3)),
+    Variant("paper + InfoNCE", tuned=in_worlds("contrastive_weight", mini=0.05, captions=1.0)),
     Variant(
         "paper + KL + InfoNCE",
         tuned={
             "mini": {"similarity_weight": 0.05, "contrastive_weight": 0.03},
-            "captions": {"similarity_weight": 0.5, "contrastive_weight": 0.15},
+            "captions": {"similarity_weight": 0.5, "contrastive_weight": 0.5},
         },
     ),
     Variant(
         "cosine + InfoNCE",
         {"distance_metric": "cosine"},
-        in_worlds("contrastive_weight", mini=0.05, captions=0.3),
+        in_worlds("contrastive_weight", mini=0.05, captions=1.0),
     ),
     Variant("English weight 0.2", {"english_weight": 0.2}),
     Variant("paper + middle layer", {"middle_weight": 0.1}, in_worlds("middle_layer", mini=2, captions=3)),
