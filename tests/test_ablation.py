@@ -161,7 +161,7 @@ def test_moses_files_and_json_lines(moses, tmp_path):
 
 def test_captions_from_files_to_the_table(text_model, moses, tmp_path, monkeypatch):
     document = tmp_path / "results.md"
-    document.write_text("<!-- ablation captions -->\n<!-- /ablation captions -->\n")
+    document.write_text("<!-- ablation captions 2 -->\n<!-- /ablation captions 2 -->\n")
     argv = ["captions", "--work", str(tmp_path / "w"), "--records", str(tmp_path / "r.jsonl")]
     argv += ["--model", str(text_model), "--train", moses, "--test", f"One={moses}", "--languages", "de"]
     argv += ["--updates", "2", "--seeds", "0", "1", "--document", str(document)]
@@ -171,7 +171,7 @@ def test_captions_from_files_to_the_table(text_model, moses, tmp_path, monkeypat
     assert document.read_text().count("| paper + InfoNCE |") == 2 and "One, %| en" in text.replace(" |", "|")
     for name in ("before", "mean shift, untrained", "Procrustes, untrained", "query translated perfectly"):
         assert text.count(f"| {name} |") == 2
-    assert (tmp_path / "ablation-captions.png").stat().st_size > 5000
+    assert (tmp_path / "ablation-captions-2.png").stat().st_size > 5000
     records = read_records(tmp_path / "r.jsonl")
     assert len(records) == 4 + 6 and not list((tmp_path / "w").glob("run-*"))
     ceiling = records["query translated perfectly", 0, 0].cells()

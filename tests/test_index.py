@@ -214,7 +214,7 @@ def test_pairs_that_do_not_fit_are_refused_with_both_names(root: Path) -> None:
         evaluate_mini(toy, index=toy_towers("bare"), **words)
     late = toy_towers("late")
     late.mteb_model_meta = late.mteb_model_meta.model_copy(update={"similarity_fn_name": ScoringFunction.MAX_SIM})
-    with pytest.raises(ValueError, match="toys/late ranks by itself or has many vectors a text"):
+    with pytest.raises(ValueError, match="toys/late ranks by itself or has many vectors per text"):
         TwoModels(toy_towers("bare"), late)
     with pytest.raises(ValueError, match="index_language 'en' needs a model that made the index; pass index=MODEL"):
         evaluate_mini(toy, index_language="en", **words)

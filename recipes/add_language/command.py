@@ -21,8 +21,8 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.data.layout import Kind
-from mmmeb_tasks.metadata import LANGUAGES as OF_TASKS
 from mmmeb_tasks.mini.tasks import evaluate_mini
+from mmmeb_tasks.mini.world import LANGUAGES as INSTRUCTED
 from mmmeb_tasks.mini.write import write_benchmark, write_corpus
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from xvlm2vec_st import load_parallel
@@ -189,10 +189,10 @@ def build_corpus(args: argparse.Namespace, languages: Sequence[str], work: Path,
 def write_benchmarks(args: argparse.Namespace, work: Path) -> dict[str, Path]:
     """`{language: data folder of MMMEBMini}` for English, the known and the new languages.
 
-    The tasks do not have every language of the world. Texts of others are written to a separate folder under the
-    name of English, so that the encoder puts the English instruction before them, as in the training rows.
+    MMMEB has no instructions in some languages. Their texts are written to a separate folder under the name
+    of English, so that the encoder puts the English instruction before them, as in the training rows.
     """
-    known = ["en", *(code for code in [*args.languages, *args.known_languages] if code in OF_TASKS)]
+    known = ["en", *(code for code in [*args.languages, *args.known_languages] if code in INSTRUCTED)]
     folders = {}
     for code in ["en", *args.languages, *args.known_languages]:
         separate = code not in known
@@ -232,7 +232,7 @@ def score(
         encoder = MMMEBEncoder(model)
         scores["MMMEBMini"] = {
             code: evaluate_mini(
-                encoder, languages=[code if code in OF_TASKS else "en"], data_root=folder, tasks=tasks
+                encoder, languages=[code if code in INSTRUCTED else "en"], data_root=folder, tasks=tasks
             ).popitem()[1]
             for code, folder in data.items()
         }
