@@ -123,6 +123,28 @@ def test_negatives_come_from_all_processes(sizes):
     assert alone["translated_contrastive"] < 0.9 * shares[0][0]["translated_contrastive"]  # fewer negatives
 
 
+def test_autocast_leaves_the_terms_in_fp32(monkeypatch):
+    """The same states give the same parts: similarities are not multiplied in bf16."""
+    loss = MultilingualDistillationLoss(embedder(seed=1), embedder(), contrastive_weight=1.0, similarity_weight=1.0)
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(1, 64, generator=generator)
+    near = base + 0.05 * torch.randn(6, 64, generator=generator)  # cosines of about 0.998, which bf16 rounds to 1
+    states = {
+        "row": torch.arange(3),
+        "language": torch.zeros(3, dtype=torch.long),
+        "sentence": near[:3].requires_grad_(),
+    }
+    monkeypatch.setattr(loss, "_compute_states", lambda features: states)
+    monkeypatch.setattr(loss, "_compute_targets", lambda *_: {"row": torch.arange(3), "sentence": near[3:]})
+    features = [states | {"side": "en"}]
+    plain = {name: part.item() for name, part in loss(features).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {name: part.item() for name, part in loss(features).items()} == plain
+        rows = torch.nn.functional.normalize(near, dim=-1)
+        assert ((rows @ rows.T).float() == 1).sum() > 6  # so does autocast, beside the diagonal
+    assert plain["english_contrastive"] > 0.1
+
+
 def test_weights_are_checked():
     with pytest.raises(ValueError, match="contrastive_weight is -1; pass 0"):
         MultilingualDistillationLoss(embedder(), embedder(), contrastive_weight=-1)

@@ -179,7 +179,9 @@ class MultilingualDistillationLoss(nn.Module):
                 if is_translated.any():
                     translated.append({key: value[is_translated] for key, value in states.items()})
                 target.append(self._compute_targets(features, is_english))
-        parts = self.compute_loss_from_states(english, translated, target)
+        # Autocast would multiply the fp32 states in bf16: cosines of 0.997 and 1 would be equal.
+        with torch.autocast(english[0]["sentence"].device.type, enabled=False):
+            parts = self.compute_loss_from_states(english, translated, target)
         return parts | {"english": parts["english"] + idle}
 
     @property
