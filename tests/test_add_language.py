@@ -78,7 +78,7 @@ def test_the_english_of_the_model_itself_scores_the_known_languages_as_the_demo_
     assert max(before[code]["i2t"] for code in ("it", *NEW)) < 0.2
 
 
-def test_new_languages_are_asked_in_their_words_with_english_instructions(added):
+def test_new_languages_have_their_own_texts_with_english_instructions(added):
     queries = [row.text for row in added[1]["queries"]]
     assert len(queries) == 100 and all(re.search("acima de|à esquerda de", text) for text in queries)
 
@@ -95,7 +95,7 @@ def test_training_rows_have_the_new_languages_and_rehearse_the_old(added):
     assert texts and not texts & {row.english for row in train if row.image is None}
 
 
-def test_new_languages_of_mmmeb_are_asked_with_their_own_instructions(tmp_path, monkeypatch):
+def test_new_languages_of_mmmeb_have_their_own_instructions(tmp_path, monkeypatch):
     monkeypatch.setattr(mini_files, "_images", lambda *args: args[-1].mkdir(parents=True))
     args = SimpleNamespace(languages=["de", "pt"], known_languages=["it"], queries=100)
     data = add_language.write_benchmarks(args, tmp_path)
@@ -223,7 +223,7 @@ def test_images_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_
         (["xx", "--mini", "5"], "unknown language 'xx'"),
     ],
 )
-def test_what_cannot_be_done_is_told(tmp_path, words, message):
+def test_what_cannot_be_done_is_refused(tmp_path, words, message):
     with pytest.raises(ValueError, match=message):
         add_language.main([str(TEACHER), *words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

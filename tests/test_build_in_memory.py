@@ -31,7 +31,7 @@ def test_drop_in_builds_a_raw_checkpoint_in_memory(family: str, tmp_path: Path) 
         torch.testing.assert_close(again, want, rtol=0, atol=1e-6)
 
 
-def test_drop_in_leaves_the_rest_to_the_host(tmp_path: Path) -> None:
+def test_drop_in_leaves_the_rest_to_sentence_transformers(tmp_path: Path) -> None:
     small = BertConfig(
         **{k: tiny.TEXT[k] for k in ("hidden_size", "intermediate_size", "vocab_size")},
         num_hidden_layers=1,

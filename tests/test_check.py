@@ -71,13 +71,13 @@ def test_the_published_counts_are_compared(tmp_path: Path) -> None:
         ({"question": 7}, "unreadable lines", "needs a string"),
     ],
 )
-def test_a_rule_that_is_broken_is_found(data: Path, fields: dict[str, object], finding: str, where: str) -> None:
+def test_a_broken_rule_is_reported(data: Path, fields: dict[str, object], finding: str, where: str) -> None:
     change(data, **fields)
     found = report(data).findings
     assert where in found[finding][0] and len(found[finding]) == 1
 
 
-def test_a_line_cut_in_half_is_found(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_cut_in_half_is_reported(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = data / "datasets" / FILE
     path.write_bytes(path.read_bytes()[:-40])
     found = report(data).findings
@@ -87,7 +87,7 @@ def test_a_line_cut_in_half_is_found(data: Path, capsys: pytest.CaptureFixture[s
     assert "1 files are not as published" in capsys.readouterr().out
 
 
-def test_an_image_that_is_none_is_found_unless_images_are_not_opened(data: Path) -> None:
+def test_an_invalid_image_is_reported_if_images_are_opened(data: Path) -> None:
     (data / "maxm_v1_images" / "3.jpg").write_text("no image")
     reports = [r for r in check(data) if r.findings]
     assert [r.path.name for r in reports] == [FILE]  # opened once, reported where it comes first
@@ -95,7 +95,7 @@ def test_an_image_that_is_none_is_found_unless_images_are_not_opened(data: Path)
     assert not report(data, images=False).findings
 
 
-def test_an_image_that_is_too_large_is_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
     Image.new("RGB", (20, 20)).save(data / "maxm_v1_images" / "3.jpg", "PNG")
     reports = [r for r in check(data) if r.findings]
@@ -110,7 +110,7 @@ def test_null_rows_are_counted_and_no_fault(data: Path) -> None:
     assert "1 null rows skipped" in str(found)
 
 
-def test_a_file_without_rows_and_one_that_is_not_there_are_found(data: Path) -> None:
+def test_a_file_without_rows_and_a_missing_one_are_reported(data: Path) -> None:
     (data / "datasets" / FILE).write_text("")
     assert "no row with a query" in report(data).findings
     (data / "datasets" / FILE).unlink()
@@ -125,7 +125,7 @@ def test_many_places_are_counted_and_the_first_shown() -> None:
     assert str(found).startswith("WRONG f.jsonl")
 
 
-def test_no_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "none")]) == 1
     assert "is not a folder" in capsys.readouterr().err
     assert check_module.SHOWN == 3

@@ -76,7 +76,7 @@ def test_columns_may_have_other_names_and_several_sources_keep_their_ids_apart(f
     assert rows[0].image == str(folder / "1.png")
 
 
-def test_sources_of_one_name_are_told_apart_by_their_folders(folder):
+def test_sources_of_one_name_differ_by_their_folders(folder):
     for name in ("a/train.jsonl", "b/train.jsonl", "b/test.csv"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("id,en\n1,dog\n" if "csv" in name else '{"id": 1, "en": "dog"}\n')
@@ -261,7 +261,7 @@ def test_the_authors_file_is_read_and_its_suspicious_pairs_are_counted(folder, c
     assert "| image | 0 | 1 |" in report and "img_en is '1.png' and img_lang '2.png'" in report
 
 
-def test_the_authors_language_must_be_told(folder):
+def test_the_source_language_is_required(folder):
     path = authors_file(folder, [{"id": "1", "text_en": "a dog", "text_lang": "un cane"}])
     with pytest.raises(ValueError, match="line 1, id '1': the language of text_lang is unknown; pass --source"):
         read_sources([str(path)], Options(languages=["it", "de"]))
@@ -507,7 +507,7 @@ def test_mmeb_offline_comes_from_the_cache_or_the_error_names_both_ways(mmeb, tm
     assert len(MMEB_REVISION) == 40 and download_mmeb(["OK-VQA"]) == cached
 
 
-def test_a_token_without_a_path_is_refused_and_unknown_subsets_are_told_the_nearest(mmeb):
+def test_a_token_without_a_path_is_refused_and_unknown_subsets_name_the_nearest(mmeb):
     record = mmeb_record("OK-VQA", 0) | {"qry_image_path": ""}
     file = mmeb / "OK-VQA" / "original-00000-of-00001.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), file)
@@ -520,7 +520,7 @@ def test_a_token_without_a_path_is_refused_and_unknown_subsets_are_told_the_near
         translate.main(["--mmeb", "MSCOCO_i2i", *words, "--overwrite"])
 
 
-def test_a_limit_draws_the_same_rows_of_a_subset_whichever_are_asked_for(mmeb):
+def test_a_limit_draws_the_same_rows_of_a_subset_beside_any_others(mmeb):
     def ids(*subsets):
         out = mmeb / "parallel.jsonl"
         words = ["--mmeb", *subsets, "--mmeb-data", str(mmeb), "--languages", "it", "--out", str(out)]

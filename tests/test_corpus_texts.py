@@ -199,7 +199,7 @@ def test_every_language_has_a_script_and_every_script_marks():
     assert language("pt-XX").code == "pt"
 
 
-def test_a_wrong_code_is_told_the_nearest():
+def test_a_wrong_code_names_the_nearest():
     with pytest.raises(ValueError, match="unknown language 'portugese'; nearest: .*"):
         language("portugese")
     assert nearest("por", LANGUAGES).startswith("nearest: pt")

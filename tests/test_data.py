@@ -101,7 +101,7 @@ def test_no_network_is_one_error_that_names_both_ways_and_the_next_call_goes_on(
     assert (mmmeb_data() / "xm_images").is_dir()
 
 
-def test_a_download_that_breaks_off_is_said_whatever_the_client_raises(hub: Path, monkeypatch) -> None:
+def test_a_broken_download_is_reported_whatever_the_client_raises(hub: Path, monkeypatch) -> None:
     """The HTTP library of the Hub's client reads from a server that sends half, and resets."""
     library = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -130,7 +130,7 @@ def _send_half(server: socket.socket) -> None:
     client.close()
 
 
-def test_without_the_hub_and_without_a_folder_the_real_client_is_asked(tmp_path: Path, monkeypatch) -> None:
+def test_without_the_hub_and_without_a_folder_the_real_client_is_called(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("MMMEB_DATA", raising=False)
     monkeypatch.setenv("MMMEB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -139,7 +139,7 @@ def test_without_the_hub_and_without_a_folder_the_real_client_is_asked(tmp_path:
         mmmeb_data()
 
 
-def test_no_space_half_way_is_said_and_the_next_run_goes_on(hub: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_continues(hub: Path, tmp_path: Path, monkeypatch) -> None:
     copy, written = shutil.copyfileobj, []
 
     def full(source: object, target: object, length: int) -> None:
@@ -215,7 +215,7 @@ def test_a_download_that_lacks_a_file_is_not_unpacked(hub: Path) -> None:
         mmmeb_data()
 
 
-def test_no_archive_is_said(hub: Path) -> None:
+def test_a_missing_archive_is_reported(hub: Path) -> None:
     (hub / "images.zip").unlink()
     with pytest.raises(ValueError, match="no images.zip in"):
         mmmeb_data()

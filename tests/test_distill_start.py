@@ -32,7 +32,7 @@ def command(corpus, out, *more, student="a"):
 
 @tiny.every_family
 @pytest.mark.parametrize("more", [[], ["--lora-rank", "2"], ["--train-vision"]], ids=str)
-def test_the_language_model_alone_learns_if_vision_is_not_asked_for(family, more, tmp_path):
+def test_only_the_language_model_learns_by_default(family, more, tmp_path):
     """LLaVA-NeXT's `image_newline` is no part of it: a batch without an image does not reach it."""
     student = SentenceTransformer(str(tiny.embedder(family)))
     arguments, _ = parse_arguments(command("c", tmp_path / "o", *more), None)

@@ -163,7 +163,7 @@ def test_a_cache_that_only_one_process_misses_does_not_hang(start, corpus, tmp_p
     assert (tmp_path / "a").is_dir()
 
 
-def test_a_hollow_model_takes_no_memory_and_is_load_states_into():
+def test_a_meta_copy_takes_no_memory_and_can_be_filled():
     model = SentenceTransformer(str(tiny.embedder("llava")))
     model.add_adapter(lora_config("llava", rank=2))
     empty = meta_copy(model)

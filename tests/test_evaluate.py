@@ -154,7 +154,7 @@ def test_a_model_that_loses_images_is_refused_before_another_is_scored(
     assert not (place / "refused").exists()
 
 
-def test_a_model_of_the_hub_is_asked_itself_before_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_hub_is_loaded_before_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MMMEBEncoder(Toy(), name="me/both", show_progress=False)
     said = encoder.mteb_model_meta.model_copy(update={"modalities": ["text"]})
     monkeypatch.setattr(models, "runs", lambda *args: iter([evaluate.Run("me/both", "plain", encoder)]))

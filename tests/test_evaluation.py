@@ -73,7 +73,7 @@ def watched(evaluated, monkeypatch):
     return sizes
 
 
-def test_scores_are_the_hosts_in_batches_as_small_as_asked_for(rows, monkeypatch):
+def test_scores_are_those_of_sentence_transformers_in_small_batches(rows, monkeypatch):
     student, teacher = model(), model()
     with torch.no_grad():
         for parameter in student.parameters():

@@ -62,7 +62,7 @@ def test_failures_of_the_machine_are_one_line_that_says_what_to_do(error, line, 
     assert printed.count("\n") == 1
 
 
-def test_a_full_disk_is_told_whatever_stands_around_it():
+def test_a_full_disk_is_reported_whatever_wraps_the_error():
     try:
         try:
             raise OSError(errno.ENOSPC, "No space left on device", "/o/w")

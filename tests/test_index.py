@@ -183,7 +183,7 @@ def test_an_index_in_one_language_is_encoded_once(root: Path) -> None:
     assert len(seen) == len({*seen}) and not [read for read in seen if " it " in read or "données" in read]
 
 
-def test_rows_of_another_language_are_found_by_their_ids(root: Path, tmp_path: Path) -> None:
+def test_rows_of_another_language_are_matched_by_id(root: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(root, tmp_path / "data"))
     path = data_file(data, "mini", "it", 100, "i2t")
     lines = path.read_text().splitlines()

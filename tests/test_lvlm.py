@@ -230,7 +230,7 @@ def test_saved_as_the_native_type(family, tmp_path):
         {"truncate_dim": 8},
     ],
 )
-def test_encode_gives_what_the_host_gives(options):
+def test_encode_equals_sentence_transformers(options):
     stock, ours = pair("llava")
     inputs = [item for seed in range(3) for item in asked(tiny.random_image(seed))] + LANGUAGES
     expected, found = (model.encode(inputs, batch_size=4, **options) for model in (stock, ours))
@@ -243,7 +243,7 @@ def test_encode_gives_what_the_host_gives(options):
 
 
 @pytest.mark.old_name
-def test_the_hosts_old_name_of_the_inputs():
+def test_the_old_name_of_the_inputs():
     stock, ours = pair("llava")
     assert (stock.encode(sentences=["a"]) == ours.encode(sentences=["a"])).all()
 
@@ -264,7 +264,7 @@ def test_rows_of_one_image_share_a_batch(monkeypatch):
     assert calls.images == [2, 2]
 
 
-def test_batches_hold_every_input_once_and_no_more_than_asked():
+def test_batches_hold_every_input_once_and_at_most_batch_size():
     images = [tiny.random_image(seed) for seed in range(3)]
     inputs = [{"image": p, "text": t} for t in LANGUAGES for p in images] + LANGUAGES + [images[0]]
     for size in (1, 3, 7, 64):

@@ -81,7 +81,7 @@ def test_a_folder_is_a_model_of_mteb(folder: Path, monkeypatch: pytest.MonkeyPat
     assert type(model.model).__module__.startswith("xvlm2vec_st")
 
 
-def test_a_path_without_a_model_and_a_missing_xvlm2vec_are_said(tmp_path: Path, monkeypatch) -> None:
+def test_a_path_without_a_model_and_a_missing_xvlm2vec_are_reported(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no model in nothing .*no modules.json, no config.json"):
         mteb.get_model_meta("./nothing")

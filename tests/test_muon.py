@@ -5,7 +5,7 @@ import torch
 from recipes.shared.muon import Muon, orthogonalised
 
 
-def test_a_step_on_a_matrix_is_orthogonal_and_of_the_asked_size():
+def test_a_step_on_a_matrix_is_orthogonal_and_of_the_rates_size():
     weight = torch.nn.Parameter(torch.zeros(6, 3))
     optimizer = Muon([("layer.weight", weight)], lr=0.1)
     weight.grad = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))

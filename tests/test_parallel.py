@@ -263,7 +263,7 @@ def test_collator_groups_by_side_and_image(folder):
     }
 
 
-def test_a_batch_without_images_gets_a_stand_in_where_asked(folder):
+def test_a_batch_without_images_gets_a_stand_in_if_requested(folder):
     data = load_parallel(corpus(folder, GOOD), ["it", "de"])
     options = {"languages": ["it", "de"], "shared": True, "stand_in": True, "inputs": True}
     collate = ParallelCollator(fake_preprocess, **options)
@@ -273,7 +273,7 @@ def test_a_batch_without_images_gets_a_stand_in_where_asked(folder):
     assert without["texts_inputs"] == ["a cat", "red apple"], "the stand-in has no target"
 
 
-def test_images_are_resized_where_asked(folder):
+def test_images_are_resized_if_requested(folder):
     data = load_parallel(corpus(folder, GOOD[:1]), ["it"])
     collate = ParallelCollator(fake_preprocess, languages=["it"], inputs=True, image_size=7)
     assert collate([data[0]])["en_image_inputs"][0]["image"].size == (7, 7)

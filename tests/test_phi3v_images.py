@@ -134,7 +134,7 @@ def test_hd_transform_pads_with_white_above_and_below() -> None:
     assert (white[:33].all(), white[34:301].any(), white[303:].all()) == (True, False, True)
 
 
-def test_grid_is_never_larger_than_asked() -> None:
+def test_grid_is_never_larger_than_num_crops() -> None:
     for num_crops in (1, 4, 9, 16):
         for ratio in np.linspace(1, 20, 50):
             cols = grid_columns(float(ratio), num_crops)

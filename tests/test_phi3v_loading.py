@@ -235,7 +235,7 @@ def test_attention_reaches_the_tower(attention: str) -> None:
 
 
 @torch.no_grad()
-def test_tower_gives_the_hosts_last_but_one_layer() -> None:
+def test_tower_gives_the_last_but_one_layer_of_transformers() -> None:
     tower = AutoModel.from_pretrained(GOLDEN).model.vision_embed_tokens.img_processor["vision_model"]
     crops = torch.randn(2, 3, 336, 336, generator=torch.Generator().manual_seed(0))
     layers = CLIPVisionModel.forward(tower, crops, output_hidden_states=True).hidden_states

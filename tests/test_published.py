@@ -58,7 +58,7 @@ def test_e5_v_by_its_name(family, tmp_path, caplog):
 
 
 @tiny.some_families("llava_next")
-def test_what_cannot_be_known_is_said(family, tmp_path, caplog):
+def test_what_cannot_be_recognised_is_reported(family, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     folder = build(renamed(family, "mine", tmp_path), tmp_path / "out")
     assert both(folder)[0][0].processor.chat_template == build_template(family)

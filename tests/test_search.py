@@ -250,7 +250,7 @@ def test_rows_of_one_image_are_neighbours_across_languages(data: Path, task: typ
         assert all(call.count(shown) == languages for shown in call)
 
 
-def test_the_first_language_alone_is_asked_for_when_a_run_goes_on(data: Path) -> None:
+def test_a_resumed_run_encodes_the_first_language_only(data: Path) -> None:
     model = Watching()
     task = XTD10I2TRanking(data_root=data)
     task.load_data()
@@ -270,7 +270,7 @@ def test_of_equal_scores_the_later_wins_also_beyond_the_tenth() -> None:
     assert best(scores, np.array([4]), 10)[0].tolist() == [4]
 
 
-def test_scores_that_are_no_numbers_are_refused(data: Path) -> None:
+def test_scores_that_are_not_numbers_are_refused(data: Path) -> None:
     class Broken(Toy):
         def vector(self, number: int, read: str) -> np.ndarray:
             return np.full(4, np.nan)

@@ -58,7 +58,7 @@ def test_masked_mean_leaves_padding_out():
     assert masked_mean(states, mask.bool()).tolist() == [[0.5, 0.5], [1.5, 1.5]]
 
 
-def test_pooling_is_found_and_other_shapes_are_refused(teacher):
+def test_pooling_is_read_and_other_layouts_are_refused(teacher):
     assert pooling_of(teacher).pooling_mode == "lasttoken"
     with pytest.raises(ValueError, match=r"the model is Pooling \+ Normalize; pass one of Transformer \+ Pooling"):
         pooling_of(nn.Sequential(Pooling(2, "mean"), Normalize()))

@@ -42,7 +42,7 @@ def trainer(tmp_path, data, student=None, loss=None, **options):
     )
 
 
-def test_every_language_rows_tokens_and_time_are_told(tmp_path):
+def test_every_language_rows_tokens_and_time_are_logged(tmp_path):
     run = trainer(tmp_path, rows())
     run.train()
     steps = [entry for entry in run.state.log_history if "loss" in entry]
@@ -55,7 +55,7 @@ def test_every_language_rows_tokens_and_time_are_told(tmp_path):
     assert steps[0]["hours_left"] >= 0 == steps[1]["hours_left"]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_rows_ids(tmp_path):
+def test_a_loss_that_is_not_a_number_stops_with_the_rows_ids(tmp_path):
     student = embedder()
     with torch.no_grad():  # a byte that one row has
         student[0].model.get_input_embeddings().weight[student.tokenizer("§")["input_ids"][-1]] = float("nan")
@@ -67,7 +67,7 @@ def test_a_loss_that_is_no_number_stops_with_the_rows_ids(tmp_path):
         trainer(tmp_path, data, student).train()
 
 
-def test_a_teacher_that_gives_no_numbers_is_named_and_no_target_is_kept(tmp_path):
+def test_a_teacher_with_nan_targets_is_named_and_no_target_is_kept(tmp_path):
     teacher = embedder()
     with torch.no_grad():
         teacher[0].model.get_input_embeddings().weight.fill_(float("nan"))
@@ -237,7 +237,7 @@ def begun(run, updates, folder):
     return str(folder / "runs" / f"checkpoint-{updates}")
 
 
-def test_a_resumed_run_counts_its_own_updates_and_logs_and_saves_as_it_is_told(tmp_path, monkeypatch):
+def test_a_resumed_run_counts_its_own_updates_and_takes_new_intervals(tmp_path, monkeypatch):
     """Each update takes an hour: after the seventh of eight, one is left."""
     last = begun(trainer(tmp_path, rows(), max_steps=8, save_steps=6), 6, tmp_path)
     again = trainer(tmp_path, rows(), max_steps=8, save_steps=7, logging_steps=1)

@@ -195,7 +195,7 @@ def test_shards_give_the_same_bytes_and_translate_nothing_twice(english, whole, 
     assert set(asked.values()) == {1} and not merging.asked
 
 
-def test_shards_that_were_killed_are_made_up_by_the_merging_run(english, whole, tmp_path):
+def test_shards_that_were_killed_are_completed_by_the_merging_run(english, whole, tmp_path):
     out = tmp_path / "parallel.jsonl"
     assert killed(english, out, (40, True), ("--shard", "1/2"))
     assert killed(english, out, (9, False), ("--shard", "2/2"))
@@ -306,7 +306,7 @@ def test_a_model_that_answers_nothing_at_all_is_an_error_with_a_report(english, 
     assert not out.exists() and (tmp_path / "parallel.report.md").is_file()
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(english, whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_room(english, whole, tmp_path, monkeypatch):
     out = tmp_path / "parallel.jsonl"
     real, written = os.write, []
 
@@ -373,12 +373,12 @@ def test_a_text_beyond_the_translators_length_is_refused_and_the_others_are_not(
         (["--memory", "nowhere"], "nowhere: no such memory"),
     ],
 )
-def test_bad_arguments_are_told(english, tmp_path, more, message):
+def test_bad_arguments_are_refused(english, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         translate.main([*words(english, tmp_path / "out.jsonl"), "--translator", "cldr", *more])
 
 
-def test_a_language_that_the_translator_does_not_know_is_told_the_nearest(english, tmp_path):
+def test_a_language_that_the_translator_lacks_names_the_nearest(english, tmp_path):
     with pytest.raises(ValueError, match="does not know language 'pt-BR'; nearest: pt"):
         translate.main([*words(english, tmp_path / "o.jsonl"), "--languages", "it", "pt-BR"], counting())
 

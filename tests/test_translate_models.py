@@ -124,7 +124,7 @@ def test_a_batch_says_what_each_text_says_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_language_is_told_as_the_family_wants_it(tmp_path, name):
+def test_the_language_is_given_in_the_familys_format(tmp_path, name):
     translator = family(tmp_path, name)
     token = translator.token("it")
     assert token in FAMILIES[name][0] and "it" in token
@@ -162,7 +162,7 @@ def test_an_answer_with_an_unknown_token_is_refused_and_not_shortened(tmp_path, 
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_unknown_language_is_told_the_nearest(tmp_path, name):
+def test_an_unknown_language_names_the_nearest(tmp_path, name):
     translator = family(tmp_path, name)
     with pytest.raises(ValueError, match="does not know language 'ptt'; (nearest|known): "):
         translator.check_language("ptt")
@@ -217,7 +217,7 @@ def chat(folder, template=TEMPLATE):
     return load_translator(saved(folder, model, words, ends=True), device="cpu")
 
 
-def test_a_chat_model_is_asked_by_the_languages_name_and_its_prompt_is_not_the_answer(tmp_path):
+def test_a_chat_models_prompt_has_the_languages_name_and_is_not_in_the_answer(tmp_path):
     translator = chat(tmp_path)
     (prompt,) = translator.inputs(["a red apple"], "it")
     assert "into Italian." in prompt and prompt.count("a red apple") == 1
