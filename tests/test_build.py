@@ -161,9 +161,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.endswith("nowhere: no such folder; a name on the Hub is OWNER/NAME\n")
 
 
-def test_the_unused_head_of_every_checkpoint_is_not_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_unused_head_of_every_checkpoint_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
 
     def report(logger: logging.Logger, **_: object) -> None:

@@ -392,7 +392,9 @@ def test_registering_twice_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["m", "my model", "m[1]"])
-def test_a_result_that_was_cut_off_is_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_result_that_was_cut_off_is_computed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     from mteb.models import ModelMeta
 
     from mmmeb_tasks.plugin.cli import set_aside

@@ -46,12 +46,6 @@ GOLDEN = {
         family: ("Was ist das?", QWEN, f"{QWEN}Was ist das?", f"{QWEN}{QWEN}Represent: Was ist das?")
         for family in tiny.QWENS
     },
-    "qwen2_vl_bare": (
-        "Was ist das?",
-        "<|image_pad|>\n",
-        "<|image_pad|>\nWas ist das?",
-        "<|image_pad|>\n<|image_pad|>\nRepresent: Was ist das?",
-    ),
 }
 
 
@@ -91,7 +85,12 @@ PUBLISHED_GOLDEN = {
         f"{ALONE}{PADS}Was ist das?\nSummary above sentence and image in one word:{END}<|endoftext|>",
         f"{ALONE}{PADS}{PADS}Represent: Was ist das?\nSummary above sentence and image in one word:{END}<|endoftext|>",
     ),
-    "vlm2vec_v2": GOLDEN["qwen2_vl_bare"],
+    "vlm2vec_v2": (
+        "Was ist das?",
+        "<|image_pad|>\n",
+        "<|image_pad|>\nWas ist das?",
+        "<|image_pad|>\n<|image_pad|>\nRepresent: Was ist das?",
+    ),
     "e5_v": (
         f"{USER}Was ist das?\nSummary above sentence in one word: {REPLY}",
         f"{USER}<image>\nSummary above image in one word: {REPLY}",

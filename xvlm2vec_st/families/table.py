@@ -72,7 +72,3 @@ FAMILIES: dict[str, Family] = {
     "aya_vision": _LLAVA,
     "cohere2_vision": Family("<|IMG_PATCH|>", _LLAVA_LORA, _LLAVA_VISION),
 }
-
-# Placeholders of further named templates. A template is part of a model: two checkpoints of one family can need
-# two. VLM2Vec's Qwen code writes a bare `<|image_pad|>`.
-VARIANTS = {"qwen2_vl_bare": "<|image_pad|>"}

@@ -8,10 +8,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from xvlm2vec_st.families.published import PUBLISHED
-from xvlm2vec_st.families.table import FAMILIES, VARIANTS
+from xvlm2vec_st.families.table import FAMILIES
 
 # Name of a template -> its image placeholder.
-PLACEHOLDERS = {name: family.image for name, family in FAMILIES.items()} | VARIANTS
+PLACEHOLDERS = {name: family.image for name, family in FAMILIES.items()}
 NAMES = (*PLACEHOLDERS, *PUBLISHED)
 
 
@@ -30,7 +30,7 @@ PARSER = Environment(extensions=[Generation, loopcontrols])
 
 
 def build_template(name: str) -> str:
-    """The Jinja chat template of a model family (`config.model_type`), of a variant, or of a published embedder.
+    """The Jinja chat template of a model family (`config.model_type`), or of a published embedder.
 
     In a family's template, images come first, each as a placeholder and a newline, whatever the order of the keys.
     A prompt of sentence-transformers (a system message) stands after the images and before the text, as
@@ -60,7 +60,7 @@ def read_template(name: str | Path) -> str:
     Raises:
         ValueError: neither exists, or the file is empty or not a template.
 
-    >>> read_template("qwen2_vl_bare") == build_template("qwen2_vl_bare")
+    >>> read_template("vlm2vec_v2") == build_template("vlm2vec_v2")
     True
     """
     if str(name) in NAMES:

@@ -86,6 +86,7 @@ VARIANTS = (
     Variant("two stages: texts, then images", stages=(Stage(0.5, 0.0), Stage(0.5, 1.0)), worlds=WITH_IMAGES),
     Variant("no rows with images", stages=(Stage(1.0, 0.0),), worlds=WITH_IMAGES),
     Variant("10 % rows with images", stages=(Stage(1.0, 0.1),), worlds=WITH_IMAGES),
+    Variant("25 % rows with images", stages=(Stage(1.0, 0.25),), worlds=WITH_IMAGES),
     Variant("500 new tokens", {"new_tokens": 500}, worlds=("mini11",)),
     Variant("500 new tokens, trained first", {"new_tokens": 500, "embedding_steps": 30}, worlds=("mini11",)),
 )
