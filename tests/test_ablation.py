@@ -181,6 +181,9 @@ def test_captions_from_files_to_the_table(text_model, moses, tmp_path, monkeypat
     monkeypatch.setattr(command, "train_and_score", None)
     monkeypatch.setattr(command, "untrained_records", None)
     assert command.main(argv) == text
+    assert command.main([*argv, "--seeds", "5", "--report"]) == text
+    with pytest.raises(ValueError, match="--report: .*none.jsonl has no runs yet"):
+        command.main([*argv, "--report", "--records", str(tmp_path / "none.jsonl")])
 
 
 def test_mini_world_with_subsets_and_stages(tmp_path):

@@ -45,6 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--updates", type=int, help="weight updates; default: the world's")
     parser.add_argument("--languages", nargs="+", help="the languages that are taught; default: it es fr de; de fr cs")
     parser.add_argument("--dev", action="store_true", help="score the development set, to choose settings")
+    parser.add_argument("--report", action="store_true", help="write the tables from RECORDS, and run nothing")
     mini = parser.add_argument_group("mini")
     mini.add_argument("--scenes", type=int, default=SCENES, help="training scenes, two corpus rows each")
     mini.add_argument("--queries", type=int, default=QUERIES, help="queries per task and language")
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> str:
         world = open_world(args)
         updates = args.updates or world.updates
         variants = [v.changed(changes) if changes else v for v in find_variants(args.variants, world.name)]
-        records = run_missing(world, variants, updates, args)
+        records = read_records(args.records) if args.report else run_missing(world, variants, updates, args)
+        if (BEFORE, 0, 0) not in records:
+            raise ValueError(f"--report: {args.records} has no runs yet; leave --report out to run them")
         section = f"ablation {world.name}" + (f" {args.updates}" if args.updates else "")
         plot = args.document.with_name(section.replace(" ", "-") + ".png") if args.document else None
         text = report(world, records, updates, plot)

@@ -66,9 +66,9 @@ def summary_table(runs: Runs, records: Mapping[Key, Record], cells: Sequence[tup
     paper = query_means(runs[PAPER], cells) if PAPER in runs else None
     rows = []
     for name, own in runs.items():
-        values = query_means(own, cells)
-        trained = own[0].updates > 0
-        row = [name, with_interval(estimate(values)), spread(estimate(values)) if len(own) > 1 else "–"]
+        values, trained = query_means(own, cells), own[0].updates > 0
+        seeds = f"{spread(estimate(values))} ({len(own)})" if len(own) > 1 else "1" if trained else "–"
+        row = [name, with_interval(estimate(values)), seeds]
         row.append("–" if name == PAPER or paper is None else signed(difference(values, paper)))
         row.append(f"{mean_operations(own) / 1e12:.2f}" if trained else "0")
         row.append(at_equal_operations(name, runs, records, cells, updates) if trained else "–")
