@@ -242,8 +242,8 @@ def test_scores_of_another_precision_are_refused() -> None:
 
 
 def test_a_language_without_instructions_is_refused(images: list[str]) -> None:
-    with pytest.raises(ValueError, match="'pt'; known: en, it, es, fr, de"):
-        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "pt", "query", image=images[:1])
+    with pytest.raises(ValueError, match="'fi'; known: en, it, es, fr, de"):
+        encode(MMMEBEncoder(Recorder()), MiniI2TRanking, "fi", "query", image=images[:1])
 
 
 def test_other_weights_are_another_revision_and_never_share_a_result(tmp_path: Path) -> None:
