@@ -61,7 +61,7 @@ def test_a_snippet_runs(place, title, code, capsys):
 def test_the_table_is_the_measured_one():
     scores = json.loads((ROOT / "docs" / "demo" / "scores.json").read_text())
     table = re.search(r"<!-- table: .*?-->\n(.*?)\n<!-- /table -->", README, re.DOTALL).group(1)
-    assert table.strip() == score_table(scores["teacher"], scores["student"])
+    assert table.strip() == score_table(scores["teacher"], scores["student"], scores["student_on_teacher_index"])
 
 
 def test_the_measured_scores_are_what_the_project_promises():
@@ -73,6 +73,19 @@ def test_the_measured_scores_are_what_the_project_promises():
             assert before[language][kind] <= 0.15
             assert after[language][kind] >= 0.95 * before["en"][kind]
     assert sum(scores["seconds"].values()) <= 600
+
+
+def test_the_english_index_stays_valid():
+    """Queries in other languages score as well on the teacher's English candidates, as the README says."""
+    scores = json.loads((ROOT / "docs" / "demo" / "scores.json").read_text())
+    own, index = (
+        100 * sum(sum(scores[side][code].values()) / 5 for code in ("it", "es", "fr", "de")) / 4
+        for side in ("student", "student_on_teacher_index")
+    )
+    assert index >= own - 0.5
+    words = " ".join(README.split())
+    figures = re.search(r"on the teacher's own English embeddings: ([\d.]+) % .*?against ([\d.]+) % on its own", words)
+    assert figures and figures.groups() == (f"{index:.1f}", f"{own:.1f}")
 
 
 def test_every_link_leads_somewhere():
