@@ -79,6 +79,17 @@ def test_every_family(family, rows):
     assert_same(loss, small, 1e-5 if family in tiny.FP32 else 1e-9)
 
 
+@pytest.mark.parametrize("family", ["llava", "phi3_v", "idefics3"])
+@pytest.mark.parametrize("route", ["packed", "branched"])
+def test_added_terms(family, route, rows):
+    folder = tiny.embedder(family)
+    small = [row | {code: row[code] and row[code][:40] for code in ("en", *LANGUAGES)} for row in rows[:8]]
+    student, teacher = shaken(folder, 1), tiny.double(SentenceTransformer(str(folder)))
+    student[0].sharing = teacher[0].sharing = route
+    loss = MultilingualDistillationLoss(student, teacher, middle_layer=1, contrastive_weight=0.5, similarity_weight=0.5)
+    assert_same(loss, small, 1e-5 if family in tiny.FP32 else 1e-9)
+
+
 def test_with_gradient_checkpointing(rows):
     folder = tiny.embedder("llava")
     student = shaken(folder, 1)
