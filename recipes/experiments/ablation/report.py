@@ -63,13 +63,13 @@ def report(world: World, records: Mapping[Key, Record], updates: int, plot: Path
 
 def summary_table(runs: Runs, records: Mapping[Key, Record], cells: Sequence[tuple[str, str]], updates: int) -> str:
     """A row per variant: the mean at equal updates and at equal operations, and the difference to the paper."""
-    paper = query_means(runs[PAPER], cells) if PAPER in runs else None
+    paper = {record.seed: record for record in runs.get(PAPER, [])}
     rows = []
     for name, own in runs.items():
         values, trained = query_means(own, cells), own[0].updates > 0
         seeds = f"{spread(estimate(values))} ({len(own)})" if len(own) > 1 else "1" if trained else "–"
         row = [name, with_interval(estimate(values)), seeds]
-        row.append("–" if name == PAPER or paper is None else signed(difference(values, paper)))
+        row.append("–" if name == PAPER or not paper else signed(minus_paper(own, paper, cells)))
         row.append(f"{mean_operations(own) / 1e12:.2f}" if trained else "0")
         row.append(at_equal_operations(name, runs, records, cells, updates) if trained else "–")
         rows.append(row)
@@ -77,6 +77,15 @@ def summary_table(runs: Runs, records: Mapping[Key, Record], cells: Sequence[tup
     return markdown_table(
         [first, f"{updates} updates", "seeds", "minus paper", "10¹² operations", "same operations"], rows
     )
+
+
+def minus_paper(own: Sequence[Record], paper: Mapping[int, Record], cells: Sequence[tuple[str, str]]) -> Estimate:
+    """A variant minus the paper, over the seeds that both have; what is not trained, minus all of the paper's."""
+    both = [record for record in own if record.seed in paper] if own[0].updates else list(own)
+    others = [paper[record.seed] for record in both] if own[0].updates else list(paper.values())
+    if not both:
+        both, others = list(own), list(paper.values())
+    return difference(query_means(both, cells), query_means(others, cells))
 
 
 def at_equal_operations(
