@@ -182,6 +182,14 @@ def test_captions_from_files_to_the_table(text_model, moses, tmp_path, monkeypat
     monkeypatch.setattr(command, "untrained_records", None)
     assert command.main(argv) == text
     assert command.main([*argv, "--seeds", "5", "--report"]) == text
+    other = [*argv[:-3], "paper", "--report", "--set", "english_weight=0.2"]
+    assert "english_weight" not in command.main(other)  # a variant of its own, which has no run
+    changed = TextWorld.settings | {"per_device_train_batch_size": 2}
+    with monkeypatch.context() as context, pytest.raises(ValueError, match="'paper' was run with .*3.*, now .*2"):
+        context.setattr(TextWorld, "settings", changed)
+        command.main(argv)
+    with pytest.raises(ValueError, match=r"has no score of \('Two', 'de'\); pass another --records"):
+        command.main([word.replace("One=", "Two=") for word in argv])
     with pytest.raises(ValueError, match="--report: .*none.jsonl has no runs yet"):
         command.main([*argv, "--report", "--records", str(tmp_path / "none.jsonl")])
 

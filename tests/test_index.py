@@ -13,9 +13,9 @@ from mteb.models.model_meta import ScoringFunction
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from toys import ALL, CONCEPTS, Random, Toy, write_line
+from toys import ALL, CONCEPTS, Random, Toy, write_mini
 
-from mmmeb_tasks.data.layout import KINDS, Kind, data_file, read_rows
+from mmmeb_tasks.data.layout import Kind, data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini.tasks import MiniI2TRanking, MiniT2IRanking, evaluate_mini
@@ -110,16 +110,7 @@ class Words(Toy):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root for toys: all kinds and languages."""
-    root = tmp_path_factory.mktemp("toys")
-    for folder in ("mini_images", "datasets"):
-        (root / folder).mkdir()
-    for number in range(CONCEPTS):
-        PILImage.new("RGB", (2, 2), (number, 0, 0)).save(root / f"mini_images/{number}.jpg", "PNG")
-    for kind in KINDS:
-        for lang in ALL:
-            lines = [json.dumps(write_line(kind, lang, i)) for i in range(CONCEPTS)]
-            data_file(root, "mini", lang, 100, kind).write_text("\n".join(lines) + "\n")
-    return root
+    return write_mini(tmp_path_factory.mktemp("toys"))
 
 
 def toy_towers(name: str, sign: int = 1) -> TwoTowers:

@@ -1,7 +1,6 @@
 """The gap to English: distances and biases by hand, false friends, the report's files."""
 
 import csv
-import json
 import re
 import shutil
 import unicodedata
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
-from toys import ALL, CONCEPTS, Constant, Toy, write_line
+from toys import CONCEPTS, Constant, Toy, write_mini
 
 from mmmeb_tasks.data.layout import data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target
@@ -41,15 +39,7 @@ from recipes.evaluate.models import Run
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root for toys: image search in all languages, 12 queries each."""
-    root = tmp_path_factory.mktemp("toys")
-    for folder in ("mini_images", "datasets"):
-        (root / folder).mkdir()
-    for number in range(CONCEPTS):
-        PILImage.new("RGB", (2, 2), (number, 0, 0)).save(root / f"mini_images/{number}.jpg", "PNG")
-    for lang in ALL:
-        lines = [json.dumps(write_line("t2i", lang, i)) for i in range(CONCEPTS)]
-        data_file(root, "mini", lang, 100, "t2i").write_text("\n".join(lines) + "\n")
-    return root
+    return write_mini(tmp_path_factory.mktemp("toys"), ["t2i"])
 
 
 def task_of(root: Path, *languages: str) -> MiniT2IRanking:

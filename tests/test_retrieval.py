@@ -17,7 +17,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
 from PIL import Image as PILImage
-from toys import ALL, CANDIDATES, CONCEPTS, Constant, Inverted, Random, Toy, write_line
+from toys import ALL, CANDIDATES, CONCEPTS, Constant, Inverted, Random, Toy, write_line, write_mini
 
 from mmmeb_tasks.data.layout import KINDS, LAYOUTS, OUTSIDE, BenchmarkRow, Kind, data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target, task_prompt
@@ -36,16 +36,7 @@ from mmmeb_tasks.retrieval import content_id, split_data
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with all kinds and languages: 12 queries, 6 candidates each."""
-    root = tmp_path_factory.mktemp("mini")
-    (root / "mini_images").mkdir()
-    (root / "datasets").mkdir()
-    for number in range(CONCEPTS):
-        PILImage.new("RGB", (2, 2), (number, 0, 0)).save(root / f"mini_images/{number}.jpg", "PNG")
-    for kind in KINDS:
-        for lang in ALL:
-            lines = [json.dumps(write_line(kind, lang, i)) for i in range(CONCEPTS)]
-            data_file(root, "mini", lang, 100, kind).write_text("\n".join(lines) + "\n")
-    return root
+    return write_mini(tmp_path_factory.mktemp("mini"))
 
 
 def numbers(scores: dict[str, dict[str, float]]) -> list[float]:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,12 +13,25 @@ from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 
-from mmmeb_tasks.data.layout import LAYOUTS, Kind, files
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, Kind, data_file, files
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 
 CONCEPTS, CANDIDATES = 12, 6
 ALL = (*LANGUAGES,)
+
+
+def write_mini(root: Path, kinds: Sequence[Kind] = KINDS) -> Path:
+    """A data root for toys, all languages: 12 queries per kind."""
+    for folder in ("mini_images", "datasets"):
+        (root / folder).mkdir()
+    for number in range(CONCEPTS):
+        PILImage.new("RGB", (2, 2), (number, 0, 0)).save(root / f"mini_images/{number}.jpg", "PNG")
+    for kind in kinds:
+        for lang in ALL:
+            lines = [json.dumps(write_line(kind, lang, i)) for i in range(CONCEPTS)]
+            data_file(root, "mini", lang, 100, kind).write_text("\n".join(lines) + "\n")
+    return root
 
 
 def write_line(kind: Kind, lang: str, number: int) -> dict[str, object]:

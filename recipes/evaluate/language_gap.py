@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mteb
 import numpy as np
 from numpy.typing import NDArray
 
 from mmmeb_tasks.mini.homographs import homograph_task, homographs_of, table_hash
+from mmmeb_tasks.mini.query_hits import query_hits
 from mmmeb_tasks.models.inputs import unit
 from mmmeb_tasks.models.two_models import embed_queries
 from mmmeb_tasks.retrieval import MMMEBRetrieval
@@ -160,24 +160,8 @@ def language_bias(english: NDArray[np.float32], other: NDArray[np.float32]) -> f
 def confused_words(run: Run, language: str, batch_size: int) -> list[str]:
     """The words of a language whose false friend's image is nearer than the image of what they mean."""
     with tempfile.TemporaryDirectory() as folder:
-        task = homograph_task(language, Path(folder))
-        mteb.evaluate(
-            run.model,
-            task,
-            cache=None,
-            co2_tracker=False,
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
-            prediction_folder=Path(folder),
-            show_progress_bar=False,
-        )
-        scores = json.loads((Path(folder) / task.prediction_file_name).read_text("utf-8"))[language]["test"]
-    gold = task.dataset[language]["test"]["relevant_docs"]
-    return [query.split(":", 1)[1] for query, of in scores.items() if _first(of) not in gold[query]]
-
-
-def _first(scores: Mapping[str, float]) -> str:
-    """Of equal scores the greater id is first, as mteb has it."""
-    return max(scores, key=lambda document: (scores[document], document))
+        hits = query_hits(run.model, homograph_task(language, Path(folder)), language, batch_size=batch_size)
+    return [query.split(":", 1)[1] for query, is_right in hits.items() if not is_right]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -27,7 +27,7 @@ from .mini_world import SCENES, MiniWorld
 from .records import Key, Record, append_record, read_records
 from .report import report, same_updates, updates_for_equal_operations
 from .text_world import TextWorld
-from .training import BEFORE, train_and_score, untrained_records
+from .training import BEFORE, settings_of, train_and_score, untrained_records
 from .variants import Variant, find_variants
 from .worlds import World
 
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         world = open_world(args)
         updates = args.updates or world.updates
         variants = [v.changed(changes) if changes else v for v in find_variants(args.variants, world.name)]
+        check_records(args, world, variants)
         records = read_records(args.records) if args.report else run_missing(world, variants, updates, args)
         if (BEFORE, 0, 0) not in records:
             raise ValueError(f"--report: {args.records} has no runs yet; leave --report out to run them")
@@ -110,6 +111,24 @@ def open_world(args: argparse.Namespace) -> World:
     return TextWorld(
         args.work, model, parse_languages(args.languages or ["de", "fr", "cs"]), args.train, tests, dev=args.dev
     )
+
+
+def check_records(args: argparse.Namespace, world: World, variants: Sequence[Variant]) -> None:
+    """Refuse records of another world or of other settings: they would stand in one table.
+
+    Raises:
+        ValueError: the first of them.
+    """
+    settings = {variant.name: settings_of(world, variant) for variant in variants}
+    for record in read_records(args.records).values():
+        if missing := [cell for cell in world.headline() if cell not in record.cells()]:
+            raise ValueError(f"{args.records}: {record.variant!r} has no score of {missing[0]}; pass another --records")
+        expected = settings.get(record.variant, record.settings)
+        if record.updates and dict(record.settings) != expected:
+            raise ValueError(
+                f"{args.records}: {record.variant!r} was run with {dict(record.settings)}, now {expected}; pass "
+                "another --records, or remove its lines"
+            )
 
 
 def run_missing(

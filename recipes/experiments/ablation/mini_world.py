@@ -1,16 +1,14 @@
 """The mini world: an LVLM embedder, rows with and without images, five kinds of task."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mteb
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.query_hits import query_hits
 from mmmeb_tasks.mini.tasks import MINI_TASKS, MINI_TASKS_11
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import write_benchmark, write_corpus
@@ -87,26 +85,7 @@ class MiniWorld(World):
         for language, model in models.items():
             encoder = MMMEBEncoder(model)
             for task in self.tasks:
-                hits[task.metadata.kind, language] = mini_hits(encoder, task, language, self.data)
+                one = task(data_root=self.data).filter_languages(None, hf_subsets=[language])
+                of_queries = query_hits(encoder, one, language)
+                hits[task.metadata.kind, language] = np.array([of_queries[query] for query in sorted(of_queries)])
         return hits
-
-
-def mini_hits(encoder: MMMEBEncoder, task: type, language: str, data: Path) -> np.ndarray:
-    """Whether the right answer is first, per query of one task and language: (queries,) bool."""
-    one = task(data_root=data).filter_languages(None, hf_subsets=[language])
-    one.load_data()  # else mteb unloads the right answers
-    with tempfile.TemporaryDirectory() as folder:
-        mteb.evaluate(
-            encoder,
-            one,
-            cache=None,
-            co2_tracker=False,
-            encode_kwargs={"show_progress_bar": False},
-            show_progress_bar=False,
-            prediction_folder=folder,
-        )
-        predictions = json.loads((Path(folder) / one.prediction_file_name).read_text("utf-8"))[language]["test"]
-    gold = one.dataset[language]["test"]["relevant_docs"]
-    # Of equal scores the greater id is first, as in mteb.
-    first = {query: max(scores, key=lambda name: (scores[name], name)) for query, scores in predictions.items()}
-    return np.array([first[query] in gold[query] for query in sorted(first)])

@@ -29,7 +29,7 @@ def train_and_score(world: World, variant: Variant, seed: int, updates: int, wor
         updates: weight updates, of all stages together.
         work: folder for what the run writes; emptied afterwards.
     """
-    settings = {**world.settings, **variant.options_in(world.name)}
+    settings = settings_of(world, variant)
     shutil.rmtree(work, ignore_errors=True)  # what a killed run left
     work.mkdir(parents=True)
     start, operations, began = world.start, 0, time.time()
@@ -41,9 +41,12 @@ def train_and_score(world: World, variant: Variant, seed: int, updates: int, wor
     seconds = round(time.time() - began, 1)
     hits = world.score(world.same_for_all(SentenceTransformer(start)))
     shutil.rmtree(work)
-    return new_record(
-        variant.name, seed, updates, hits, operations=operations, seconds=seconds, settings=dict(settings)
-    )
+    return new_record(variant.name, seed, updates, hits, operations=operations, seconds=seconds, settings=settings)
+
+
+def settings_of(world: World, variant: Variant) -> dict[str, Any]:
+    """All settings of a variant in a world, as its record keeps them."""
+    return {**world.settings, **variant.options_in(world.name)} | ({"dev": True} if world.dev else {})
 
 
 def arguments_of(
@@ -54,7 +57,7 @@ def arguments_of(
     if stage.image_share is not None:
         corpus = write_subset(corpus, stage.image_share, out.with_name(f"{out.name}.jsonl"))
     own = {name: value for name, value in settings.items() if name in DistillArguments.__dataclass_fields__}
-    rest = {name: value for name, value in settings.items() if name not in own and name != "warmup"}
+    rest = {name: value for name, value in settings.items() if name not in own and name not in ("warmup", "dev")}
     arguments = DistillArguments(
         student=start,
         teacher=world.start if start != world.start else None,
