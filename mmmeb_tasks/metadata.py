@@ -5,22 +5,8 @@ from pathlib import Path
 
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from mmmeb_tasks.data.languages import LANGUAGES
 from mmmeb_tasks.data.layout import Kind
-
-LANGUAGES: dict[str, str] = {
-    "en": "eng-Latn",
-    "it": "ita-Latn",
-    "es": "spa-Latn",
-    "fr": "fra-Latn",
-    "de": "deu-Latn",
-    # Of MMMEBMini11 only.
-    "pt": "por-Latn",
-    "nl": "nld-Latn",
-    "pl": "pol-Latn",
-    "ru": "rus-Cyrl",
-    "zh": "zho-Hans",
-    "ja": "jpn-Jpan",
-}
 
 
 def langscripts(*languages: str) -> dict[str, list[str]]:

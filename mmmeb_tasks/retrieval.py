@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset, Features, Image, Value
 from mteb.abstasks import AbsTaskRetrieval
@@ -12,6 +12,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import ModelMeta, MTEBModels
 from mteb.types import PromptType, ScoresDict
 
+from mmmeb_tasks.data.candidates import CandidateLists
 from mmmeb_tasks.data.layout import BenchmarkRow, DataError, Kind, data_file, layout_of, read_rows
 from mmmeb_tasks.instructions import task_prompt
 from mmmeb_tasks.metadata import MMMEBMetadata
@@ -32,29 +33,24 @@ def split_data(rows: Iterable[BenchmarkRow], kind: Kind) -> RetrievalSplitData:
     layout = layout_of(kind)
     queries: list[dict[str, str]] = []
     gold: dict[str, dict[str, int]] = {}
-    candidates: dict[str, list[str]] = {}
-    ids: dict[str | Path, str] = {}
+    lists = CandidateLists(content_id)
     for row in rows:
-        for content in row.candidates:
-            if content not in ids:
-                ids[content] = content_id(content)
         query = f"{row.line}:{row.id}"  # ids alone may repeat, and the line can be looked up
+        gold[query] = {lists.add(row.candidates): 1}
         queries.append(
             {"id": query}
             | ({"image": str(row.image)} if layout.image else {})
             | ({"text": row.text} if row.text is not None else {})
         )
-        gold[query] = {ids[row.candidates[0]]: 1}
-        candidates[query] = sorted({ids[content] for content in row.candidates})
     if not queries:
         raise DataError(f"no {kind} row with a query; there is nothing to score")
     side = "image" if layout.images else "text"
-    corpus = {id: str(content) for content, id in ids.items()}
+    candidates = {query["id"]: own for query, own in zip(queries, lists.finish(), strict=True)}
     return RetrievalSplitData(
-        corpus=_dataset([{"id": id, side: corpus[id]} for id in sorted(corpus)]),
+        corpus=_dataset([{"id": id, side: str(content)} for id, content in sorted(lists.contents.items())]),
         queries=_dataset(queries),
         relevant_docs=gold,
-        top_ranked=candidates,
+        top_ranked=cast(dict[str, list[str]], candidates),  # mteb's own type; it reads any sequence
     )
 
 

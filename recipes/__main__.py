@@ -4,14 +4,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-# Subcommand -> module and what it does. A module is imported when its subcommand runs: torch takes seconds.
+# Subcommand -> module and what it does. A module is imported when its subcommand runs.
 COMMANDS = {
     "build": ("xvlm2vec_st.__main__", "convert an LVLM checkpoint to a sentence-transformers folder"),
     "check": ("xvlm2vec_st.__main__", "compare a model with values that its own code gave"),
-    "translate": (".translate.command", "translate an English corpus, check it, and report what was refused"),
-    "distill": (".distill.command", "train a multilingual student from an English embedder"),
-    "add-language": (".add_language.command", "translate, distil and score, to add languages to an embedder"),
-    "evaluate": (".evaluate.command", "score models on MMMEB and compare them"),
+    "translate": (".translate.__main__", "translate an English corpus, check it, and report what was refused"),
+    "distill": (".distill.__main__", "train a multilingual student from an English embedder"),
+    "add-language": (".add_language.__main__", "translate, distil and score, to add languages to an embedder"),
+    "evaluate": (".evaluate.__main__", "score models on MMMEB and compare them"),
     "demo": (".demo", "distil and score the bundled mini embedder, offline"),
 }
 
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = import_module(module, __package__)
     if name in ("build", "check"):
         return command.main(words)
-    from .shared.command import run
+    from .shared.command import run_prepared
 
     sys.argv = [f"xvlm2vec {name}", *words[1:]]
-    run(command.main)
+    run_prepared(command.prepare)
     return 0
 
 

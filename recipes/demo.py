@@ -13,23 +13,19 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from sentence_transformers import SentenceTransformer
-
 from mmmeb_tasks.data.layout import KINDS
 from mmmeb_tasks.mini import TEACHER
-from mmmeb_tasks.mini.tasks import evaluate_mini
 from mmmeb_tasks.mini.world import LANGUAGES
 from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from xvlm2vec_st.utils.folders import Destination, expanded
 
-from .distill.command import distill
-from .distill.options import DistillArguments, DistillTrainingArguments
-from .shared.command import parser_of, run
-from .shared.report import contact_sheet, languages_chart, score_table
+from .distill.options import DistillArguments
+from .shared.command import parser_of, run_prepared
 
 # Files and folders that the steps write in OUT.demo.
 STEPS = ("data*", "corpus*", "model*")
@@ -54,8 +50,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
+    """Run the demo as the command line says; returns the finished folder."""
+    return run_demo(parse_args(argv))
+
+
+def prepare() -> Callable[[], object]:
+    """The demo that the command line asks for, with the libraries imported that its steps need."""
+    args = parse_args(None)
+    import datasets  # noqa: F401
+    import mteb  # noqa: F401
+    import sentence_transformers  # noqa: F401
+
+    return partial(run_demo, args)
+
+
+def run_demo(args: argparse.Namespace) -> Path:
     """Run the demo; returns the finished folder."""
-    args = parse_args(argv)
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
     place = Destination(args.out, overwrite=args.overwrite, suffix=".demo", command="recipes.demo")
     with place.hold():
@@ -69,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def run_in(place: Destination, args: argparse.Namespace) -> None:
     """Run the six steps in the work folder."""
+    # They import torch, which --help does without.
+    from sentence_transformers import SentenceTransformer
+
+    from mmmeb_tasks.mini.tasks import evaluate_mini
+
+    from .shared.report import contact_sheet, languages_chart, score_table
+
     work, clock = place.work, Clock()
 
     print("1/6  The mini world: scenes of emoji, named in five languages, and an English-only embedder")
@@ -114,6 +131,9 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
 
 def distill_teacher(args: argparse.Namespace, corpus: Path, out: Path) -> Path:
     """Train the student from the bundled teacher; returns its folder."""
+    from .distill.command import distill
+    from .distill.training_arguments import DistillTrainingArguments
+
     arguments = DistillArguments(
         student=str(TEACHER),
         corpus=[str(corpus)],
@@ -150,4 +170,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_prepared(prepare)

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers import BertConfig, BertModel
 
 from recipes.experiments.ablation import command
+from recipes.experiments.ablation.mini_world import MiniWorld
 from recipes.experiments.ablation.operations import operation_counter
 from recipes.experiments.ablation.records import append_record, new_record, pack_bits, read_records, unpack_bits
 from recipes.experiments.ablation.report import updates_for_equal_operations
@@ -194,9 +195,10 @@ def test_captions_from_files_to_the_table(text_model, moses, tmp_path, monkeypat
         command.main([*argv, "--report", "--records", str(tmp_path / "none.jsonl")])
 
 
-def test_mini_world_with_subsets_and_stages(tmp_path):
+def test_mini_world_with_subsets_and_stages(tmp_path, monkeypatch):
+    monkeypatch.setattr(MiniWorld, "settings", MiniWorld.settings | {"per_device_train_batch_size": 8})
     argv = ["mini", "--work", str(tmp_path / "w"), "--records", str(tmp_path / "r.jsonl"), "--scenes", "60"]
-    argv += ["--queries", "2", "--updates", "2", "--seeds", "0"]
+    argv += ["--queries", "2", "--updates", "2", "--seeds", "0", "--languages", "it", "de"]
     argv += ["--variants", "paper", "no rows with images", "two stages: texts, then images"]
     text = command.main(argv)
     records = read_records(tmp_path / "r.jsonl")

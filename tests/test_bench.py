@@ -60,3 +60,5 @@ def test_distillation(monkeypatch):
     routes = {row[0]: row for row in bench_distill.main(["--rows", "1", "--repeats", "1"])}
     assert float(routes["published"][4]) > 3 and float(routes["MSELoss"][4]) > 2
     assert all(float(routes[name][-1]) < 1e-4 for name in ("shared", "branched", "adapter"))
+    assert float(routes["shared, cached targets"][-1]) < 1e-4
+    assert float(routes["shared, cached targets"][4]) < 1

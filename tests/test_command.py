@@ -32,5 +32,6 @@ def test_build_builds(tmp_path, monkeypatch, capsys):
     out = tmp_path / "embedder"
     assert main(["build", str(tiny.checkpoint("llava")), str(out)]) == 0
     assert (out / "modules.json").is_file()
+    capsys.readouterr()  # bars
     assert main(["build", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err.startswith("error: ")

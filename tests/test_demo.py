@@ -16,7 +16,7 @@ from recipes import demo
 from recipes.shared.report import score_table
 
 TASKS = {"t2i", "c"}
-SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "100", "--queries", "100", "--eval-rows", "20"]
+SHORT = ["--steps", "4", "--batch-size", "8", "--scenes", "100", "--queries", "20", "--eval-rows", "20"]
 SHORT += ["--tasks", *sorted(TASKS)]
 LANGUAGES = ["en", "it", "es", "fr", "de"]
 

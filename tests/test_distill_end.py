@@ -1,9 +1,8 @@
 """How a recipe ends: the card of what it saves, its last line, and its exit status."""
 
 import re
-import subprocess
-import sys
 
+import fresh
 import pytest
 import tiny
 from sentence_transformers import SentenceTransformer
@@ -60,8 +59,7 @@ def test_other_errors_keep_their_traceback():
 
 
 def test_a_recipe_run_as_a_program_ends_so():
-    words = ["-m", "recipes.translate", "--languages", "it,es", "--out", "o.jsonl"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=300)
+    done = fresh.module("recipes.translate", "--languages", "it,es", "--out", "o.jsonl")
     assert (done.returncode, done.stderr) == (2, "error: no source: pass --corpus FILE, or --mmeb SUBSET\n")
 
 

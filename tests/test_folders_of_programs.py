@@ -47,13 +47,15 @@ def write_model(arguments, training):
 
 
 def of_demo(patch, corpus, hook):
-    for name in ("SentenceTransformer", "languages_chart", "contact_sheet"):
-        patch.setattr(demo, name, lambda *args: None)
+    # The demo imports most of them when it runs.
+    patch.setattr("sentence_transformers.SentenceTransformer", lambda *args: None)
+    for name in ("languages_chart", "contact_sheet"):
+        patch.setattr(f"recipes.shared.report.{name}", lambda *args: None)
     patch.setattr(demo, "write_benchmark", lambda out, **kwargs: out)
     patch.setattr(demo, "write_corpus", lambda out, **kwargs: out)
-    patch.setattr(demo, "score_table", lambda *args: "")
-    patch.setattr(demo, "evaluate_mini", lambda *args, **kwargs: hook() or {})
-    patch.setattr(demo, "distill", write_model)
+    patch.setattr("recipes.shared.report.score_table", lambda *args: "")
+    patch.setattr("mmmeb_tasks.mini.tasks.evaluate_mini", lambda *args, **kwargs: hook() or {})
+    patch.setattr(distill, "distill", write_model)
     return lambda out, *more: demo.main(["--out", str(out), *more])
 
 

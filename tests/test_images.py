@@ -206,7 +206,7 @@ def test_a_batch_size_below_one_is_refused():
 
 
 def test_a_call_opens_and_hashes_each_image_once(tmp_path, monkeypatch):
-    from xvlm2vec_st.encoding import batches, inputs
+    from xvlm2vec_st.encoding import open_images
 
     path = str(tmp_path / "one.png")
     tiny.random_image(1).save(path)
@@ -219,8 +219,8 @@ def test_a_call_opens_and_hashes_each_image_once(tmp_path, monkeypatch):
 
         return counting
 
-    monkeypatch.setattr(inputs, "open_image", count("opened", inputs.open_image))
-    monkeypatch.setattr(batches, "image_key", count("hashed", batches.image_key))
+    monkeypatch.setattr(open_images, "open_image", count("opened", open_images.open_image))
+    monkeypatch.setattr(open_images, "image_key", count("hashed", open_images.image_key))
     model = SentenceTransformer(str(tiny.embedder("llava")))
     model[0].preprocess([{"image": path, "text": f"question {n}"} for n in range(16)])
     assert counts["opened"] == 1 and counts["hashed"] == 1

@@ -36,7 +36,7 @@ from recipes.evaluate import models
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two models and MMMEBMini; the second model's words are moved a little."""
     place = tmp_path_factory.mktemp("index")
-    write_benchmark(place / "data", queries=30)
+    write_benchmark(place / "data", queries=12)
     for name in ("student", "teacher"):
         shutil.copytree(TEACHER, place / name)
     weights = load_file(place / "student" / "model.safetensors")

@@ -14,8 +14,9 @@ from PIL import Image
 
 from mmmeb_tasks.data import download as data
 from mmmeb_tasks.data.check import _image_fault, check
+from mmmeb_tasks.data.contents import OUTSIDE
 from mmmeb_tasks.data.download import unzip
-from mmmeb_tasks.data.layout import OUTSIDE, files, read_rows
+from mmmeb_tasks.data.layout import files, read_rows
 from mmmeb_tasks.models.inputs import ModelInput, model_input
 from mmmeb_tasks.plugin.cli import table
 from recipes.evaluate.command import write_csv

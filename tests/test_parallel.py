@@ -60,7 +60,7 @@ def test_the_rows_of_each_content_lie_in_a_folder_that_may_be_deleted(folder, tm
     path = corpus(folder, GOOD)
     for _ in range(2):
         load_parallel(path, ["it"])
-    stored = tmp_path / "cache" / "generator"
+    stored = tmp_path / "cache" / "xvlm2vec_corpus"
     assert len(list(stored.iterdir())) == 1
     path = corpus(folder, GOOD[:2])
     load_parallel(path, ["it"])

@@ -10,6 +10,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import fresh
 import mteb as mteb_library
 import pytest
 from mteb.cache import ResultCache
@@ -233,10 +234,8 @@ def test_a_checkout_in_front_of_an_installation_is_used_whole(tmp_path: Path) ->
 
 
 def test_the_own_command_runs_mteb_in_a_checkout(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mmmeb_tasks", "run", "-m", "x", "-t", "MMMEBMinni"],
-        env=os.environ | {"MMMEB_NO_AUTOLOAD": "1"}, capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+    words, environment = ["run", "-m", "x", "-t", "MMMEBMinni"], os.environ | {"MMMEB_NO_AUTOLOAD": "1"}
+    done = fresh.module("mmmeb_tasks", *words, forget=["mteb"], environment=environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("'MMMEBMinni'; nearest: MMMEBMini, MMMEBMini11, MMMEB")
 
@@ -244,7 +243,7 @@ def test_the_own_command_runs_mteb_in_a_checkout(tmp_path: Path) -> None:
 def test_a_card_of_a_local_model_needs_its_folder() -> None:
     words = ["mteb", "create-model-results", "--model-name", "local/t"]
     code = f"import sys, mmmeb_tasks; from mteb.cli import main; sys.argv = {words}; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = fresh.python(code, forget=["mteb"])
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
         "mteb create-model-results: local/t is a local folder's name in results; pass the folder itself: "
@@ -364,10 +363,8 @@ def test_a_module_of_ours_may_be_imported_before_mteb(first: str) -> None:
         " type(ours.__spec__.loader).__name__)"
     )
     environment = {key: value for key, value in os.environ.items() if key != "MMMEB_NO_AUTOLOAD"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = fresh.python(code, forget=["mteb"], environment=environment)
+    assert done.returncode == 0, done.stderr
     assert "could not be added" not in done.stderr
     modules = "['mmmeb_tasks.benchmark', 'mmmeb_tasks.tasks']"
     assert done.stdout.strip() == f"{modules} MMMEB True [] SourceFileLoader"

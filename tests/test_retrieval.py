@@ -19,7 +19,8 @@ from mteb.types import PromptType
 from PIL import Image as PILImage
 from toys import ALL, CANDIDATES, CONCEPTS, Constant, Inverted, Random, Toy, write_line, write_mini
 
-from mmmeb_tasks.data.layout import KINDS, LAYOUTS, OUTSIDE, BenchmarkRow, Kind, data_file, read_rows
+from mmmeb_tasks.data.contents import OUTSIDE
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, BenchmarkRow, Kind, data_file, read_rows
 from mmmeb_tasks.instructions import render_query, render_target, task_prompt
 from mmmeb_tasks.mini.tasks import (
     MINI_TASKS,

@@ -2,10 +2,9 @@
 
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import tiny
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -15,8 +14,8 @@ from xvlm2vec_st import build
 
 
 def test_build_prints_its_folder_and_two_bars(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "xvlm2vec_st", "build", str(tiny.checkpoint("llava"))]
-    done = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True, check=True)
+    done = fresh.module("xvlm2vec_st", "build", str(tiny.checkpoint("llava")), str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'out'}\n"
     lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line]
     # Loading and writing: a bar each, drawn again at its end.

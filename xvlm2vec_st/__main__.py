@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from xvlm2vec_st.building.builder import DTYPES, build
 from xvlm2vec_st.utils.failures import reason
 from xvlm2vec_st.utils.terminal import quiet_libraries
 from xvlm2vec_st.utils.texts import printable
+
+DTYPES = ("bf16", "fp16", "fp32")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_build(**arguments: Any) -> int:
     """Build a folder, and print its name."""
+    from xvlm2vec_st.building.builder import build  # it imports torch
+
     arguments["languages"] = " ".join(arguments["languages"]).replace(",", " ").split()  # it es, or it,es
     sys.stdout.write(f"{build(**arguments)}\n")
     return 0

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from xvlm2vec_st.encoding.batches import images_in, key_of, text_length
+from xvlm2vec_st.encoding.batches import images_in, text_length
 from xvlm2vec_st.encoding.inputs import InputError, open_inputs
+from xvlm2vec_st.encoding.open_images import OpenImages
 from xvlm2vec_st.encoding.packing import common_prefix
 from xvlm2vec_st.encoding.routes import branched_states, is_sharded, packed_states, vision_states
 from xvlm2vec_st.encoding.sharing import ROUTES, Sharing, decide_sharing
@@ -91,21 +92,23 @@ class LVLM(Transformer):
         inputs: Sequence[Any],
         prompt: str | None = None,
         processing_kwargs: "ProcessingKwargs | None" = None,
+        images: OpenImages | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Preprocess inputs; if rows share images, each image is preprocessed once.
 
         Then `input_ids` and other per-token tensors keep the shape (rows, tokens). `image_group` (rows,) numbers the
         rows' sets of images in the order of the image tensors (-1: no image). `shared_tokens` (rows,) is the number of
-        leading tokens that a row shares with its group.
+        leading tokens that a row shares with its group. `images` are those of a call of several batches.
         """
         if not inputs or "image" not in self.modalities:
             return super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
-        originals, inputs = inputs, open_inputs(inputs)
+        images = OpenImages() if images is None else images
+        originals, inputs = inputs, open_inputs(inputs, images)
         self._check_empty(originals, inputs, prompt)
         if not processing_kwargs and self.sharing.route != "plain":
             messages = self._messages(inputs, prompt)
-            if messages is not None and (features := self._shared(messages, **kwargs)) is not None:
+            if messages is not None and (features := self._shared(messages, images, **kwargs)) is not None:
                 return features
         features = super().preprocess(inputs, prompt=prompt, processing_kwargs=processing_kwargs, **kwargs)
         self._restore_suffix(features, inputs, prompt, processing_kwargs)
@@ -210,10 +213,9 @@ class LVLM(Transformer):
             messages = self.input_formatter.prepend_prompt_to_messages(messages, prompt)
         return messages
 
-    def _shared(self, messages: list[list[dict]], **kwargs: Any) -> dict[str, Any] | None:
+    def _shared(self, messages: list[list[dict]], images: OpenImages, **kwargs: Any) -> dict[str, Any] | None:
         """Features of rows that share images; None if no row does."""
-        known: dict[int, Any] = {}
-        keys = [tuple(key_of(image, known) for image in message_images(row)) for row in messages]
+        keys = [tuple(map(images.key, message_images(row))) for row in messages]
         repeats = {key for key in keys if key and keys.count(key) > 1}
         if not repeats:
             return None

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from contextvars import ContextVar
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +20,10 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file, output_capturing
 
-from xvlm2vec_st.encoding.batches import images_in, plan_batches
+from xvlm2vec_st.encoding.batches import images_in, plan_batches, text_length
 from xvlm2vec_st.encoding.inputs import InputError
+from xvlm2vec_st.encoding.open_images import OpenImages
+from xvlm2vec_st.encoding.prefetch import Prefetch, Preprocess
 from xvlm2vec_st.families.loading import embedder_modules, pin_backend
 from xvlm2vec_st.families.templates import PLACEHOLDERS
 from xvlm2vec_st.lvlm import LVLM
@@ -27,6 +31,8 @@ from xvlm2vec_st.utils.peft_version import check_peft
 
 logger = logging.getLogger(__name__)
 
+# The `encode` call that runs in this thread: its model and its batches.
+RUNNING: ContextVar[tuple[Any, Prefetch] | None] = ContextVar("RUNNING", default=None)
 HOOKS_INSTALLED = "_output_capturing_hooks_installed"  # transformers' mark on a model
 
 
@@ -94,6 +100,14 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         except InputError as error:
             raise error.with_place_in([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
 
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Preprocess inputs as the base class does. Within `encode`, the next batch follows in a thread."""
+        compute: Preprocess = partial(super().preprocess, prompt=prompt, **kwargs)
+        running = RUNNING.get()
+        if running is None or running[0] is not self:
+            return compute(inputs)
+        return running[1].features(inputs, compute)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled model, in a process that has built no model before."""
         super().__setstate__(state)
@@ -119,11 +133,18 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         inputs, precision = options.pop("inputs"), options.pop("precision")
         bar = options.pop("show_progress_bar")
         bar = logger.isEnabledFor(logging.INFO) if bar is None else bar
-        batches = plan_batches(inputs, options["batch_size"])
+        images = OpenImages(lasting=isinstance(inputs, list | tuple))
+        batches = plan_batches(inputs, options["batch_size"], images)
         results: dict[int, Any] = {}
-        for batch in tqdm(batches, desc="Batches", disable=not bar):
-            encoded = super().encode([inputs[n] for n in batch], show_progress_bar=False, **options)
-            results |= dict(zip(batch, encoded, strict=True))
+        device = torch.device(options["device"] or self.device)
+        with Prefetch(inputs, batches, sort=self._sorted, images=images, device=device) as prefetch:
+            token = RUNNING.set((self, prefetch))
+            try:
+                for batch, items in zip(tqdm(batches, desc="Batches", disable=not bar), prefetch, strict=True):
+                    encoded = super().encode(items, show_progress_bar=False, **options)
+                    results |= dict(zip(batch, encoded, strict=True))
+            finally:
+                RUNNING.reset(token)
         rows: Any = [results[number] for number in range(len(inputs))]
         if options["output_value"] == "sentence_embedding":
             if precision and precision != "float32":
@@ -132,6 +153,12 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
                 return torch.stack(list(torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows))
             return np.stack(rows) if options["convert_to_numpy"] else list(rows)
         return rows
+
+    def _sorted(self, inputs: list[Any]) -> list[Any]:
+        """A batch in the order in which sentence-transformers preprocesses it."""
+        # `_inference` of sentence-transformers 6.2 sorts so. If another release sorts otherwise, `Prefetch` stops.
+        length = getattr(self, "_input_length", text_length)
+        return [inputs[number] for number in np.argsort([-length(item) for item in inputs])]
 
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """Load a name without a `modules.json`. sentence-transformers 6.2 has no public hook for this."""

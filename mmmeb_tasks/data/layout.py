@@ -4,16 +4,13 @@ Source: the data page swap-uniba/MMMEB-Benchmark, `datasets/*.jsonl` beside the 
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from mmmeb_tasks.data.contents import Contents, Images
 from mmmeb_tasks.utils.texts import fault_of, is_blank, printable, short
-
-# Allows images outside the data folder, which links lead to; names never leave it otherwise.
-OUTSIDE = "MMMEB_OUTSIDE_IMAGES"
 
 Kind = Literal["i2t", "t2i", "vqa", "vg", "c"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -55,7 +52,7 @@ class BenchmarkRow:
     id: str
     image: Path | None
     text: str | None
-    candidates: tuple[str, ...] | tuple[Path, ...]
+    candidates: Sequence[str] | Sequence[Path] | Sequence[str | Path]
 
 
 def layout_of(kind: str) -> Layout:
@@ -78,21 +75,6 @@ def data_file(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
     return root / "datasets" / f"{dataset}_{lang}_{maximum}_formatted_{kind}.jsonl"
 
 
-def image_path(root: Path, dataset: str, name: str) -> Path:
-    """Where the image that a row names is; the image need not exist.
-
-    A name with "/" is relative to the data root, one without is in `{dataset}_images`; where the
-    name has no extension, it is `.jpg`.
-
-    >>> image_path(Path("data"), "xm", "0a1b").as_posix()
-    'data/xm_images/0a1b.jpg'
-    >>> image_path(Path("data"), "xm", "crops/7.png").as_posix()
-    'data/crops/7.png'
-    """
-    name = name if PurePosixPath(name).suffix else f"{name}.jpg"
-    return root / name if "/" in name else root / f"{dataset}_images" / name
-
-
 def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> Iterator[BenchmarkRow]:
     """Rows of one file, read line by line.
 
@@ -103,8 +85,7 @@ def read_rows(root: Path, dataset: str, lang: str, maximum: int, kind: Kind) -> 
         DataError: no such file; or, naming file and line: a line that is not a JSON object, a field
             that is missing or of another type, no candidates, an image that is not there.
     """
-    records = read_records(root, dataset, lang, maximum, kind)
-    return _rows(data_file(root, dataset, lang, maximum, kind), records)
+    return _rows(data_file(root, dataset, lang, maximum, kind), read_records(root, dataset, lang, maximum, kind))
 
 
 def _rows(path: Path, records: Iterator[tuple[int, BenchmarkRow | ValueError | None]]) -> Iterator[BenchmarkRow]:
@@ -128,14 +109,15 @@ def read_records(
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob(f"{dataset}_*_formatted_*.jsonl"))
         raise DataError(f"no file {path}; of {dataset} there are: {', '.join(others) or 'none'}")
-    return _lines(path, _Images(root, dataset), layout)
+    return _lines(path, Images(root, dataset), layout)
 
 
-def _lines(path: Path, images: "_Images", layout: Layout) -> Iterator[tuple[int, BenchmarkRow | ValueError | None]]:
+def _lines(path: Path, images: Images, layout: Layout) -> Iterator[tuple[int, BenchmarkRow | ValueError | None]]:
+    contents = Contents(images if layout.images else None)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield number, _row(number, _record(line, layout), images, layout)
+                yield number, _row(number, _record(line, layout), images, contents, layout)
             except ValueError as error:
                 yield number, error
 
@@ -157,7 +139,9 @@ def _record(line: bytes, layout: Layout) -> Mapping[str, object]:
     return record
 
 
-def _row(number: int, record: Mapping[str, object], images: "_Images", layout: Layout) -> BenchmarkRow | None:
+def _row(
+    number: int, record: Mapping[str, object], images: Images, contents: Contents, layout: Layout
+) -> BenchmarkRow | None:
     """A record as a row, or `None` where the query's text or image is null."""
     image = _text(record, layout.image)
     text = _text(record, layout.text)
@@ -166,18 +150,24 @@ def _row(number: int, record: Mapping[str, object], images: "_Images", layout: L
     names = record[layout.candidates]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{layout.candidates!r} is {short(names)}; needs a list, the gold first")
-    for name in names:
-        if not isinstance(name, str):
-            raise ValueError(f"{layout.candidates!r} holds {short(name)}; needs strings only")
-        if fault := fault_of(name):
-            raise ValueError(f"a text of {layout.candidates!r} {fault}")
+    candidates = contents.select(names)
+    if candidates is None:
+        _check_names(names, layout)
     return BenchmarkRow(
         line=number,
         id=_id(record["id"]),
         image=None if image is None else images[image],
         text=text,
-        candidates=tuple(images[name] for name in names) if layout.images else tuple(names),
+        candidates=contents.add(names) if candidates is None else candidates,
     )
+
+
+def _check_names(names: list[Any], layout: Layout) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{layout.candidates!r} holds {short(name)}; needs strings only")
+        if fault := fault_of(name):
+            raise ValueError(f"a text of {layout.candidates!r} {fault}")
 
 
 def _text(record: Mapping[str, object], field: str | None) -> str | None:
@@ -202,34 +192,9 @@ def _id(value: object) -> str:
     return str(value)
 
 
-class _Images(dict[str, Path]):
-    """Image names -> paths that exist; each name is looked up on disk once a file."""
-
-    def __init__(self, root: Path, dataset: str) -> None:
-        self.root, self.dataset = root, dataset
-        self.real = None if os.environ.get(OUTSIDE) else root.resolve()
-
-    def __missing__(self, name: str) -> Path:
-        path = image_path(self.root, self.dataset, name)
-        try:
-            there = path.is_file()
-        except OSError as error:  # a name that is too long
-            raise ValueError(f"image {short(name)} cannot be looked for ({error.strerror})") from error
-        if not there:
-            raise ValueError(f"image {short(name)} is not at {printable(path)}")
-        if self.real is not None and not path.resolve().is_relative_to(self.real):
-            raise ValueError(
-                f"image {short(name)} lies outside the data folder, at {printable(path.resolve())}; move "
-                f"it there, or allow it: {OUTSIDE}=1"
-            )
-        self[name] = path
-        return path
-
-
 # The published benchmark: seven kinds of file, 29 files in all.
 # Source: the data page swap-uniba/MMMEB-Benchmark and arXiv 2503.09313.
 HUB_DATASET = "swap-uniba/MMMEB-Benchmark"
-
 FIVE = ("en", "it", "es", "fr", "de")
 TWO = ("en", "fr")
 

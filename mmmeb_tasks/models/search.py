@@ -4,7 +4,7 @@ mteb scores one query at a time (0.3 ms each) and encodes what five languages sh
 Here a model's vectors are kept by content, and one matrix product scores a block of queries.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import EncodeKwargs, PromptType
 from numpy.typing import NDArray
 
+from mmmeb_tasks.data.contents import Selection
 from mmmeb_tasks.metadata import MMMEBMetadata
 from mmmeb_tasks.models.inputs import ModelInput, neighbours, read_items
 from mmmeb_tasks.utils.texts import PlainTexts
@@ -28,9 +29,7 @@ from mmmeb_tasks.utils.texts import PlainTexts
 QUERIES_A_BLOCK = 1024
 
 
-def best(
-    scores: NDArray[np.float32], candidates: NDArray[np.int64], top_k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def best(scores: NDArray[np.float32], candidates: NDArray[Any], top_k: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """The `top_k` candidates of one query, best first; of equal scores, the later in the corpus.
 
     Args:
@@ -48,6 +47,29 @@ def best(
         candidates, own = candidates[kept], own[kept]
     order = np.lexsort((candidates, own))[::-1][:top_k]
     return candidates[order], own[order]
+
+
+def place_finder(documents: list[str]) -> Callable[[Sequence[str]], NDArray[Any]]:
+    """What gives the places of candidates in the corpus, from its ids.
+
+    >>> find = place_finder(["a", "b", "c"])
+    >>> find(["c", "a"]).tolist(), find(Selection(["a", "b", "c"], np.array([0, 2]))).tolist()
+    ([2, 0], [0, 2])
+    """
+    places = {id: place for place, id in enumerate(documents)}
+    same: Sequence[str] | None = None
+
+    def find(candidates: Sequence[str]) -> NDArray[Any]:
+        nonlocal same
+        if isinstance(candidates, Selection):
+            # The numbers are places only in the corpus that they were made for.
+            if candidates.whole is not same and candidates.whole == documents:
+                same = candidates.whole
+            if candidates.whole is same:
+                return candidates.places
+        return np.fromiter(map(places.__getitem__, candidates), np.int64)
+
+    return find
 
 
 class CandidateSearch:
@@ -98,11 +120,10 @@ class CandidateSearch:
         embed = partial(self._embed, metadata=task_metadata, split=hf_split, lang=hf_subset, kwargs=encode_kwargs)
         query_vectors, vectors = embed(queries, PromptType.query), embed(self.corpus, PromptType.document)
         documents = self.corpus["id"][:]
-        places = {id: place for place, id in enumerate(documents)}
+        find = place_finder(documents)
         results: dict[str, dict[str, float]] = {}
         for id, scores in zip(queries["id"][:], self._scores(query_vectors, vectors), strict=True):
-            own = np.fromiter(map(places.__getitem__, top_ranked[id]), np.int64)
-            ranked = best(scores, own, top_k)
+            ranked = best(scores, find(top_ranked[id]), top_k)
             results[id] = {documents[place]: float(score) for place, score in zip(*ranked, strict=True)}
         return results
 

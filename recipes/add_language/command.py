@@ -1,14 +1,6 @@
-"""Add languages to an embedder: translate, check, distil, score before and after, save.
+"""Add languages to an embedder: the five steps.
 
-    xvlm2vec add-language ./xvlm2vec pt --corpus english.jsonl --known-languages it es fr de
-    xvlm2vec add-language ./xvlm2vec pt zh --mini 8000 --known-languages it es fr de     # offline, 12 minutes
-
-The model itself, frozen, is the teacher. Its English embedding of a text is the target for that text in every
-language: the new ones, and those of --known-languages, which are trained again so that they are not forgotten.
-With --mini the corpus is the English of the mini world, its translations are names from Unicode CLDR, and the
-model is scored on MMMEBMini too. Unfinished work lies in OUT.work; run the same command again to continue. The
-corpus stays in OUT.corpus/parallel.jsonl. For the next language, pass it as --corpus, and this language with
---known-languages.
+The command line is in `__main__` and `options`.
 """
 
 import argparse
@@ -26,32 +18,32 @@ from mmmeb_tasks.mini.world import LANGUAGES as INSTRUCTED
 from mmmeb_tasks.mini.write import write_benchmark, write_corpus
 from mmmeb_tasks.models.encoder import MMMEBEncoder
 from xvlm2vec_st import load_parallel
-from xvlm2vec_st.building.builder import check_folder
 from xvlm2vec_st.training.evaluation import parallel_evaluator
 from xvlm2vec_st.utils.folders import Destination, read_object, remove, whole_file
+from xvlm2vec_st.utils.hub_names import check_folder
 from xvlm2vec_st.utils.peft_version import check_peft
 
 from ..distill.command import distill
 from ..distill.options import DistillArguments, DistillTrainingArguments
 from ..shared.report import score_table
 from ..translate.command import TranslateArguments, translate
-from ..translate.translators import MADLAD, Translator
+from ..translate.names import MADLAD
+from ..translate.translators import Translator
 from .held_out import hold_out
-from .options import LARGE, SMALL, parse_arguments
+from .options import LARGE, SMALL, parse_args
 from .work import PARTS, corpus_folder, drop_outdated_work, keep_corpus
 
 CORPUS = "parallel.jsonl"
 Scores = dict[str, dict[str, float]]
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    return parse_arguments(argv, __doc__)
-
-
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
+    """Add languages as the command line says; returns the finished folder."""
+    return add_languages(parse_args(argv), translator)
+
+
+def add_languages(args: argparse.Namespace, translator: Translator | None = None) -> Path:
     """Add the languages; returns the finished folder. `translator` replaces that of --translator."""
-    args = parse_args(argv)
     check_options(args)
     place = output_destination(args)
     with place.hold():

@@ -9,14 +9,14 @@ from mmmeb_tasks.mini.write import QUERIES
 from xvlm2vec_st.utils.folders import expanded
 
 from ..shared.command import parse_languages, parser_of
-from ..translate.translators import DTYPES, MADLAD
+from ..translate.names import DTYPES, MADLAD
 
 # Training defaults: the paper's, for models of billions of parameters; and those of the mini world's model.
 LARGE = {"steps": -1, "batch_size": 8, "learning_rate": 1e-5, "muon_learning_rate": 0.0}
 SMALL = {"steps": 500, "batch_size": 40, "learning_rate": 3e-3, "muon_learning_rate": 0.01}
 
 
-def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
     """The command line."""
     parser = parser_of(description)
     parser.add_argument("model", type=os.path.expanduser, help="the embedder: folder or Hub id")

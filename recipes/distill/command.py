@@ -1,15 +1,6 @@
-"""Distil an English embedder into other languages (xVLM2Vec).
+"""Train a student: start, checkpoints, end.
 
-    xvlm2vec distill --student teacher/ --corpus parallel.jsonl --languages it es --output-dir xvlm2vec
-    xvlm2vec distill … --lora-rank 16                      # adapt the language model only, merged at the end
-    xvlm2vec distill … --resume-from-checkpoint true       # continue after a stop, from the last checkpoint
-    xvlm2vec distill --config recipes/configs/xvlm2vec.yaml --corpus … --output-dir …     # as published
-    accelerate launch --config_file recipes/configs/fsdp2.yaml -m recipes.distill …       # several GPUs
-
-The student starts as a copy of the frozen teacher. All options of SentenceTransformerTrainingArguments are
-accepted, with dashes or underscores. Checkpoints lie in OUTPUT_DIR.partial until the run has finished; then
-OUTPUT_DIR appears, complete, a folder that sentence-transformers loads. SIGTERM or Ctrl-C ends a run after the
-current update, with a checkpoint.
+The command line is in `__main__` and `options`.
 """
 
 import copy
@@ -45,7 +36,7 @@ from .student import build_loss, merge_adapter, set_trainable
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Train as the command line says; returns the finished folder."""
-    return distill(*parse_arguments(argv, __doc__))
+    return distill(*parse_arguments(argv))
 
 
 def distill(arguments: DistillArguments, training: SentenceTransformerTrainingArguments) -> Path:
@@ -127,8 +118,7 @@ class Run:
     def build_trainer(self) -> tuple[DistillationTrainer, set[torch.dtype]]:
         """The trainer, ready to start, and the dtypes that the student's weights had."""
         arguments, training = self.arguments, self.training
-        with training.main_process_first():
-            train_rows, held_out = load_rows(arguments, training)
+        train_rows, held_out = load_rows(arguments, training)
         first = build_start(arguments, self.place.work, training)
         self.start_model = extend_start(arguments, first, self.place.work, training)
         set_seed(training.seed)  # after what a resumed run does not do again

@@ -1,4 +1,7 @@
-"""The options of `distill`: its own, and all of sentence-transformers' training arguments."""
+"""The options of `distill`: its own, and all of sentence-transformers' training arguments.
+
+Importing this imports no torch, so that --help and refusals come at once.
+"""
 
 import dataclasses
 import hashlib
@@ -6,17 +9,17 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from sentence_transformers import SentenceTransformerTrainingArguments
-
-from xvlm2vec_st.building.builder import check_folder
-from xvlm2vec_st.utils.peft_version import check_peft
+from xvlm2vec_st.utils.hub_names import check_folder
 
 from ..shared.command import parse_languages
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformerTrainingArguments
 
 TEMPERATURE = 0.05
 # Options that name a model: a folder or a Hub id.
@@ -77,7 +80,10 @@ class DistillArguments:
     outside_images: bool = option(
         "accept image paths that leave this folder: '..', absolute paths, links", default=False
     )
-    check_images: bool = option("open every image before training starts; --no-check-images does not", default=True)
+    check_images: bool = option(
+        "open every image before training starts, or see that none has changed; --no-check-images does neither",
+        default=True,
+    )
     image_size: int | None = option(
         "resize training images to squares of this many pixels; default: keep their size", default=None
     )
@@ -85,7 +91,7 @@ class DistillArguments:
     eval_rows: int = option("rows held out for evaluation; 0: none", default=200)
     eval_corpus: str | None = option("file of held-out rows, instead of --eval-rows", default=None)
     image_part: bool = option("add the image-part terms (the paper's L') to the loss", default=False)
-    distance_metric: Literal["mse", "cosine"] = option("the paper's is mse", default="mse")
+    distance_metric: Literal["mse", "cosine"] = option("how states are compared; the paper's is mse", default="cosine")
     english_weight: float = option("weight of the English term; the translations have the rest", default=0.5)
     similarity_weight: float = option("weight of the KL term over the batch's similarities", default=0.0)
     contrastive_weight: float = option("weight of the InfoNCE term over translation pairs", default=0.0)
@@ -122,6 +128,8 @@ class DistillArguments:
         self.corpus = [os.path.expanduser(path) for path in self.corpus]
         self.languages = parse_languages(self.languages)
         if self.lora_rank:
+            from xvlm2vec_st.utils.peft_version import check_peft  # it imports transformers, which takes a second
+
             check_peft("--lora-rank")
         for name in MODELS:
             check_folder(getattr(self, name))
@@ -158,11 +166,8 @@ def default_report_to() -> str:
 
 
 @dataclass
-class DistillTrainingArguments(SentenceTransformerTrainingArguments):
-    """sentence-transformers' training arguments, with the paper's defaults.
-
-    `output_dir` is the finished folder; checkpoints lie in OUTPUT_DIR.partial until then.
-    """
+class TrainingDefaults:
+    """The training arguments whose default or help text is the paper's, or ours: see `DistillTrainingArguments`."""
 
     _argument_group_name: ClassVar[str] = "training (SentenceTransformerTrainingArguments)"
 
@@ -179,20 +184,12 @@ class DistillTrainingArguments(SentenceTransformerTrainingArguments):
     # transformers hides the bar where its warnings are off.
     disable_tqdm: bool | None = option("no progress bars", default=False)
 
-    def __post_init__(self) -> None:
-        if self.eval_steps and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
-            self.eval_strategy = "steps"
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model, self.greater_is_better = "sequential_score", True
-        # The reentrant kind breaks on frozen inputs. transformers 5.23 renamed the two options.
-        names = {each.name for each in dataclasses.fields(SentenceTransformerTrainingArguments)}
-        if self.gradient_checkpointing and "activation_checkpointing" in names:
-            self.activation_checkpointing, self.gradient_checkpointing = True, None
-        for name in ("activation_checkpointing", "gradient_checkpointing"):
-            if getattr(self, name, None) and getattr(self, f"{name}_kwargs") is None:
-                setattr(self, f"{name}_kwargs", {"use_reentrant": False})
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        super().__post_init__()
+
+def __getattr__(name: str) -> Any:
+    # In a module of its own, because it imports torch.
+    if name != "DistillTrainingArguments":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".training_arguments", __package__), name)
 
 
 # The training arguments that decide the weights: a resumed run must have the same.
@@ -208,7 +205,7 @@ FIXED = (
 FREE = ("cache", "check_images", "overwrite")
 
 
-def check_pair(arguments: DistillArguments, training: SentenceTransformerTrainingArguments) -> None:
+def check_pair(arguments: DistillArguments, training: "SentenceTransformerTrainingArguments") -> None:
     """Check options of both kinds against each other.
 
     Raises:
@@ -232,7 +229,7 @@ def dashed(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def run_settings(arguments: DistillArguments, training: SentenceTransformerTrainingArguments) -> dict[str, Any]:
+def run_settings(arguments: DistillArguments, training: "SentenceTransformerTrainingArguments") -> dict[str, Any]:
     """The options and rows that decide a run's weights, as JSON values; each path in one spelling."""
     settings = {key: value for key, value in vars(arguments).items() if key not in FREE}
     for key in (*MODELS, "images", "eval_corpus"):

@@ -1,4 +1,8 @@
-"""The command line of `distill`, and its configuration files."""
+"""The command line of `distill`, and its configuration files.
+
+Options are read twice: by `check_words`, which needs no torch, so that --help and refusals come at once; and by
+`parse_arguments`, with sentence-transformers' own class of training arguments.
+"""
 
 import argparse
 import difflib
@@ -7,67 +11,95 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers import HfArgumentParser
 
 from xvlm2vec_st.utils.texts import printable
 
 from ..shared.numbers import check_numbers
-from .options import DistillArguments, DistillTrainingArguments, check_pair, split_fields
+from .installed_source import hf_argument_parser, training_fields
+from .options import DistillArguments, check_pair, split_fields
 
-KINDS = (DistillArguments, DistillTrainingArguments)
-
-
-class DistillParser(HfArgumentParser):
-    """transformers' parser for both dataclasses, with checked numbers and `--config`."""
-
-    def __init__(self, description: str | None) -> None:
-        super().__init__(
-            KINDS,
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("--config", help="a YAML file of options; the command line overrides it")
-        actions = {action.dest: action for action in self._actions}
-        resume, debug = actions["resume_from_checkpoint"], actions["debug"]
-        resume.nargs, resume.const = "?", "true"
-        resume.help = "true: continue the unfinished run from its last checkpoint; or a checkpoint's folder"
-        # Without a value, --debug means the same as for the other recipes: see `shared.command.run`.
-        debug.nargs, debug.const = "?", ""
-        debug.help = f"show the libraries' log and the traceback of an error; or, with a value: {debug.help}"
-
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, and check the numbers.
-
-        Raises:
-            ValueError: see `check_numbers`.
-        """
-        options, rest = super().parse_known_args(*args, **kwargs)
-        check_numbers(options, self)
-        return options, rest
+if TYPE_CHECKING:
+    from .training_arguments import DistillTrainingArguments
 
 
 def parse_arguments(
-    argv: Sequence[str] | None, description: str | None
-) -> tuple[DistillArguments, DistillTrainingArguments]:
+    argv: Sequence[str] | None, description: str | None = None
+) -> tuple[DistillArguments, "DistillTrainingArguments"]:
     """The options of a command line, `sys.argv` by default, and of its `--config` file.
 
     Raises:
         ValueError: a bad option or file; see `config_words`, `DistillArguments` and `check_pair`.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = DistillParser(description)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", type=Path)
-    config = finder.parse_known_args(words)[0].config
-    values = vars(parser.parse_args([*(config_words(config, parser) if config else []), *words]))
-    own, training = split_fields(values, KINDS)
+    from .training_arguments import DistillTrainingArguments  # it imports torch
+
+    own, training = parse_values(argv, description, DistillTrainingArguments)
     arguments, training_arguments = DistillArguments(**own), DistillTrainingArguments(**training)
     check_pair(arguments, training_arguments)
     return arguments, training_arguments
+
+
+def check_words(argv: Sequence[str] | None, description: str | None) -> None:
+    """Print the help text, or refuse a bad option, before torch is imported.
+
+    Does nothing if the installed libraries are written in another way than `training_fields` can read. Then
+    `parse_arguments` does both, some seconds later.
+
+    Raises:
+        ValueError: as `parse_arguments`, unless only sentence-transformers' class can tell.
+        SystemExit: the help text is printed; or an option is unknown or missing.
+    """
+    fields = training_fields()
+    if fields is not None:
+        own, _ = parse_values(argv, description, fields)
+        DistillArguments(**own)
+
+
+def parse_values(
+    argv: Sequence[str] | None, description: str | None, training: type
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of our own options, and of the fields of the dataclass `training`.
+
+    Raises:
+        ValueError: a number out of bounds; see `config_words`, too.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    kinds = (DistillArguments, training)
+    parser = build_parser(kinds, description)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    config = finder.parse_known_args(words)[0].config
+    own, rest = split_fields(
+        vars(parser.parse_args([*(config_words(config, parser) if config else []), *words])), kinds
+    )
+    return own, rest
+
+
+def build_parser(kinds: Sequence[type], description: str | None) -> argparse.ArgumentParser:
+    """transformers' parser for dataclasses, with checked numbers and `--config`."""
+
+    class DistillParser(hf_argument_parser()):
+        """transformers' parser; it checks the numbers, too."""
+
+        def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+            options, rest = super().parse_known_args(*args, **kwargs)
+            check_numbers(options, self)
+            return options, rest
+
+    parser = DistillParser(
+        kinds, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", help="a YAML file of options; the command line overrides it")
+    actions = {action.dest: action for action in parser._actions}
+    resume, debug = actions["resume_from_checkpoint"], actions["debug"]
+    resume.nargs, resume.const = "?", "true"
+    resume.help = "true: continue the unfinished run from its last checkpoint; or a checkpoint's folder"
+    # Without a value, --debug means the same as for the other recipes: see `shared.command.run`.
+    debug.nargs, debug.const = "?", ""
+    debug.help = f"show the libraries' log and the traceback of an error; or, with a value: {debug.help}"
+    return parser
 
 
 class Loader(yaml.SafeLoader):

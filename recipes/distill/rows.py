@@ -1,10 +1,16 @@
 """The rows of a `distill` run: training, held out, and how they are batched."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from xvlm2vec_st import MultilingualDistillationLoss, load_parallel
 from xvlm2vec_st.data.batch_sampler import TokenBudgetBatches, row_costs
+from xvlm2vec_st.data.corpus_checks import corpus_files
+from xvlm2vec_st.data.image_checks import check_image_files
 from xvlm2vec_st.data.stream import ParallelStream
 
 from .options import DistillArguments
@@ -13,28 +19,74 @@ from .options import DistillArguments
 def load_rows(
     arguments: DistillArguments, training: SentenceTransformerTrainingArguments
 ) -> tuple[Dataset | ParallelStream, Dataset | None]:
-    """(training rows, held-out rows or None).
+    """(training rows, held-out rows or None); all processes call it.
 
     Raises:
         ValueError: see `load_parallel` and `ParallelStream`; more than half of the corpus is held out;
-            rows are held out of a stream.
+            rows are held out of a stream. A bad image is one in all processes.
     """
-    # Rank 0 alone opens the images: on a shared disk, every file would be opened once per process.
-    options = {
-        "images": arguments.images,
-        "outside_images": arguments.outside_images,
-        "check_images": arguments.check_images and training.process_index == 0,
-    }
-    languages, held_out = arguments.languages, None
-    if arguments.eval_corpus:
-        held_out = load_parallel(arguments.eval_corpus, languages, **options)
-    if arguments.stream:
-        if arguments.eval_rows and not arguments.eval_corpus:
-            raise ValueError("--stream reads its rows while training: pass --eval-corpus FILE, or --eval-rows 0")
-        del options["check_images"]
-        return ParallelStream(arguments.corpus, languages, seed=training.seed, **options), held_out
-    data = load_parallel(arguments.corpus, languages, **options)
-    return (data, held_out) if arguments.eval_corpus else split_rows(data, arguments.eval_rows, training.seed)
+    held_out: Dataset | None = None
+    with training.main_process_first():
+        if arguments.eval_corpus:
+            held_out = load_parallel(arguments.eval_corpus, arguments.languages, **image_options(arguments))
+        rows = load_training_rows(arguments, training)
+    if arguments.check_images:
+        loaded = [(held_out, [arguments.eval_corpus]), (rows, arguments.corpus)]
+        check_once([(data, files) for data, files in loaded if isinstance(data, Dataset)], arguments, training)
+    if isinstance(rows, ParallelStream) or arguments.eval_corpus:
+        return rows, held_out
+    return split_rows(rows, arguments.eval_rows, training.seed)
+
+
+def image_options(arguments: DistillArguments) -> dict[str, Any]:
+    """The options of `load_parallel` for images, which are opened later: see `check_once`."""
+    return {"images": arguments.images, "outside_images": arguments.outside_images, "check_images": False}
+
+
+def load_training_rows(
+    arguments: DistillArguments, training: SentenceTransformerTrainingArguments
+) -> Dataset | ParallelStream:
+    """The rows of the corpus, with those to hold out.
+
+    Raises:
+        ValueError: see `load_rows`.
+    """
+    options = image_options(arguments)
+    if not arguments.stream:
+        return load_parallel(arguments.corpus, arguments.languages, **options)
+    if arguments.eval_rows and not arguments.eval_corpus:
+        raise ValueError("--stream reads its rows while training: pass --eval-corpus FILE, or --eval-rows 0")
+    del options["check_images"]
+    return ParallelStream(arguments.corpus, arguments.languages, seed=training.seed, **options)
+
+
+def check_once(
+    corpora: Sequence[tuple[Dataset, Sequence[str]]],
+    arguments: DistillArguments,
+    training: SentenceTransformerTrainingArguments,
+) -> None:
+    """Check the images of corpora, (rows, files) each, in the first process, and raise its error in all.
+
+    On a shared disk, every file would be opened once per process. And if the first process alone ended, the others
+    would wait for it until the launcher ends them.
+
+    Raises:
+        ValueError: see `check_image_files`.
+    """
+    failed, message = None, [""]
+    if training.process_index == 0:
+        try:
+            for data, files in corpora:
+                paths, outside = corpus_files(files), arguments.outside_images
+                check_image_files(data, paths, images=arguments.images, outside_images=outside)
+        except Exception as error:
+            failed, message = error, [str(error) or type(error).__name__]
+    if training.world_size > 1:
+        broadcast_object_list(message)
+    if failed is not None:
+        raise failed
+    if message[0]:
+        raise ValueError(message[0])
 
 
 def split_rows(data: Dataset, held_out: int, seed: int) -> tuple[Dataset, Dataset | None]:

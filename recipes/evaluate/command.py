@@ -1,15 +1,6 @@
-"""Score models on MMMEB and compare them: tables, a chart, every query, a page of hard queries.
+"""Score models on MMMEB and compare them: load, score, write the report.
 
-    xvlm2vec evaluate ./xvlm2vec --tasks MMMEBMini                      # offline, a minute or two
-    xvlm2vec evaluate ./xvlm2vec sentence-transformers/clip-ViT-B-32-multilingual-v1 \\
-        --tasks MMMEB --languages eng ita --styles plain,punct,newline --out report
-    xvlm2vec evaluate ./xvlm2vec --index ./english-embedder --index-language en --tasks MMMEBMini
-
-A model is a folder, or a name that `mteb run -m` takes. With --index, each model embeds the queries, and
-INDEX the candidates: does an existing index stay valid? In OUT: scores.md, scores.csv, pairs.csv (each model
-against each other one, query by query), queries.csv (the rank of each query's right answer), gap.md and
-gap.csv (how far each language is from English), languages.png, queries.html. What is done is kept in OUT; the
-same command goes on after a stop.
+The command line is in `__main__` and `options`.
 """
 
 import argparse
@@ -28,17 +19,16 @@ from mteb.models import ModelMeta
 from mteb.types import PromptType
 
 from mmmeb_tasks.instructions import STYLES, Style
-from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.models.two_models import TwoModels, take_candidates
 from mmmeb_tasks.plugin.cli import expand_aggregates, mmmeb_tasks_among, set_aside
 from mmmeb_tasks.retrieval import MMMEBRetrieval
-from xvlm2vec_st.utils.folders import Destination, expanded, whole_file
+from xvlm2vec_st.utils.folders import Destination, whole_file
 from xvlm2vec_st.utils.texts import printable
 
-from ..shared import command
 from .comparison import Cell, difference, interval, markdown, scores_chart
 from .language_gap import LanguageGap, gap_markdown, gap_rows, measure
 from .models import Index, Run, load_index, meta_of, refuse_half, runs
+from .options import parse_args
 from .queries_page import queries_page
 
 TOP = 10  # mteb keeps so many candidates a query
@@ -47,48 +37,13 @@ FILES = ("scores.md", "scores.csv", "queries.csv", "pairs.csv", "gap.md", "gap.c
 FILES += ("queries.html", "images")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = command.parser_of(__doc__)
-    parser.add_argument("models", nargs="+", type=os.path.expanduser, help="folders, or names of mteb")
-    what = parser.add_argument_group("what is scored")
-    what.add_argument("--tasks", nargs="+", default=["MMMEB"], help="MMMEB, MMMEBMini, or single tasks")
-    what.add_argument("--languages", nargs="+", type=three_letters, help="en it es fr de, or eng ita ...; default: all")
-    what.add_argument("--styles", default="plain", help=f"how texts end, of {','.join(STYLES)}")
-    what.add_argument(
-        "--index", type=os.path.expanduser, help="model that embeds the candidates; default: each its own"
-    )
-    what.add_argument("--index-language", type=two_letters, help="of all candidates, en; default: that of the query")
-    how = parser.add_argument_group("how")
-    how.add_argument("--out", type=expanded, default=Path("report"), help="the report's folder")
-    how.add_argument("--batch-size", type=int, default=32, help="rows a forward pass; lower: less memory")
-    how.add_argument("--device", help="cpu, cuda, ...; default: what is there")
-    how.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over queries")
-    how.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    return parser.parse_args(argv)
-
-
-def three_letters(language: str) -> str:
-    """A language of MMMEB as mteb names it; any other word as it is.
-
-    >>> three_letters("it"), three_letters("ita")
-    ('ita', 'ita')
-    """
-    return LANGUAGES.get(language, language).split("-")[0]
-
-
-def two_letters(language: str) -> str:
-    """A language of MMMEB as its files name it; any other word as it is.
-
-    >>> two_letters("ita"), two_letters("it")
-    ('it', 'it')
-    """
-    return {three_letters(short): short for short in LANGUAGES}.get(language, language)
-
-
 def main(argv: Sequence[str] | None = None) -> Path:
+    """Score models as the command line says; returns the report's folder."""
+    return evaluate(parse_args(argv))
+
+
+def evaluate(args: argparse.Namespace) -> Path:
     """Score, and write the report; returns its folder."""
-    args = parse_args(argv)
     # 1. Names first: nothing is loaded for a mistyped one.
     styles = args.styles.split(",")
     for style in styles:

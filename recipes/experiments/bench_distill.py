@@ -8,7 +8,8 @@ Routes to the same loss and gradients, from rows to gradients, preprocessing inc
 * published: for each pair (row, language) the teacher's English, the student's English, the student's
   translation, as the released training loop has it;
 * MSELoss: sentence-transformers' own over the same pairs, with targets that cost nothing;
-* shared: `MultilingualDistillationLoss`, a frozen copy as teacher;
+* shared: `MultilingualDistillationLoss`, a frozen copy as teacher, which takes the student's image features;
+* shared, cached targets: the same with the teacher's targets on disk (`cache=`), as from the second epoch on;
 * adapter: the same with a LoRA student that is its own teacher (its gradients are the adapter's).
 """
 
@@ -95,7 +96,8 @@ def stock_mse(student: SentenceTransformer, target: Tensor, rows: list[dict]) ->
 
 def shared(loss: MultilingualDistillationLoss, rows: list[dict]) -> None:
     """Ours, as the trainer runs it."""
-    batch = ParallelCollator(loss.model.preprocess, languages=LANGUAGES, shared=True)(rows)
+    collate = ParallelCollator(loss.model.preprocess, languages=LANGUAGES, shared=True, inputs=loss.needs_inputs)
+    batch = collate(rows)
     features = {key.removeprefix("texts_"): value for key, value in batch.items()}
     moved = {k: v.to(loss.model.device) if isinstance(v, Tensor) else v for k, v in features.items()}
     sum(loss([moved]).values()).backward()
@@ -131,8 +133,8 @@ def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str
         for name, parameter in student.named_parameters():
             if part in name:
                 parameter.requires_grad_(False)
-    with torch.no_grad():  # a student that has moved, else every gradient is zero
-        for parameter in student.parameters():
+    with torch.no_grad():  # a student that has moved, else every gradient is zero; what is frozen does not move
+        for parameter in filter(lambda parameter: parameter.requires_grad, student.parameters()):
             parameter.add_(0.05 * parameter.std().nan_to_num(0.0) * torch.randn_like(parameter))
     adapted.add_adapter(lora_config(adapted, rank=8, alpha=16))
     with torch.no_grad():
@@ -140,6 +142,7 @@ def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str
             if "lora_B" in name:
                 parameter.normal_(std=0.02)
     ours = MultilingualDistillationLoss(student, teacher)
+    cached = MultilingualDistillationLoss(student, teacher, cache=Path(folder) / "targets")
     own = MultilingualDistillationLoss(adapted)
     with torch.no_grad():
         target = pooled(teacher, stock(teacher)(pairs(rows)[0]))
@@ -149,6 +152,7 @@ def measure_routes(folder: str, rows: list[dict], repeats: int) -> list[list[str
         "MSELoss": (student, lambda: stock_mse(student, target, rows), "published"),
         "shared": (student, lambda: on_route("packed", ours, rows), "published"),
         "branched": (student, lambda: on_route("branched", ours, rows), "published"),
+        "shared, cached targets": (student, lambda: on_route("packed", cached, rows), "published"),
         "adapter": (adapted, lambda: shared(own, rows), "adapter, published"),
     }
     base = gradients(student, routes["published"][1])

@@ -56,6 +56,17 @@ class OfTheStart(argparse.Action):
 def run(main: Callable[[], object]) -> None:
     """Run a recipe.
 
+    Raises:
+        SystemExit: see `run_prepared`.
+    """
+    run_prepared(lambda: main)
+
+
+def run_prepared(prepare: Callable[[], Callable[[], object]]) -> None:
+    """Run what `prepare` returns.
+
+    `prepare` reads the command line, and imports the libraries only then: --help and refusals come at once.
+
     Bad input and failures of the machine end it with one line and status 2, Ctrl-C with 130. With --debug
     on the command line, the libraries' log is shown, and the traceback.
 
@@ -69,9 +80,10 @@ def run(main: Callable[[], object]) -> None:
             stream.reconfigure(errors="backslashreplace")
     if debug:
         logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
-    else:
-        quiet_libraries()
     try:
+        main = prepare()
+        if not debug:
+            quiet_libraries()  # after the imports: some libraries set their level then
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None

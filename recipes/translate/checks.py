@@ -11,21 +11,24 @@ from xvlm2vec_st.encoding.inputs import text_inputs
 
 from .fields import contents
 from .language_check import width, wrong_language
+from .language_scores import surely_right
 from .languages import SCRIPTS, language
 from .misaligned import mismatch
-from .placeholders import numbers, placeholders, quotes
+from .placeholders import DIGIT, may_hold_placeholder, numbers, placeholders, quotes
 from .repair import ARTEFACT
+from .repetition import repetition
 
-# A sentence's end: a mark and a new beginning, not the point of Mr. or of an initial.
+# A sentence's end: a mark and a new beginning, not the point of Mr. or of an initial. The mark comes first, because
+# the search for one of a set of characters is fast.
+STOPS, WIDE_STOPS = ".!?…؟۔։።", "。！？।॥།။።"
+SENTENCE_END = re.compile(f"[{STOPS}{WIDE_STOPS}]")
 SENTENCE = re.compile(
-    r"(?<!\bMr)(?<!\bDr)(?<!\bSt)(?<!\bMs)(?<!\bvs)(?<!Mrs)(?<!\b\w)[.!?…؟۔։።][\"'”’»)]*(?=\s+[^\Wa-z\d_]|\s*$)"
-    r"|[。！？।॥။។][」』”)]*"
+    rf"{SENTENCE_END.pattern}(?:(?<=[{STOPS}])(?<!\bMr.)(?<!\bDr.)(?<!\bSt.)(?<!\bMs.)(?<!\bvs.)(?<!Mrs.)(?<!\b\w.)"
+    rf"[\"'”’»)]*(?=\s+[^\Wa-z\d_]|\s*$)|(?<=[{WIDE_STOPS}])[」』”)]*)"
 )
-SENTENCE_END = re.compile(r"[.!?…؟۔։።。！？।॥။។]")
 BROKEN = ("\u2047", "\ufffd", "<unk>", "<UNK>", "[UNK]")
 SLACK = 10  # letters that both sides are given, since short texts differ widely
 RATIO = (0.4, 2.5)
-REPEATED = re.compile(r"(.{2,60}?)\1{3,}", re.DOTALL)  # four times in a row
 
 
 def empty(english: str, translation: str, code: str) -> str | None:
@@ -60,8 +63,8 @@ def lost_sentence(english: str, translation: str, code: str) -> str | None:
     >>> lost_sentence("Look. A dog. It runs.", "Guarda, un cane che corre.", "it")
     """
     source, target = contents(english, translation, code)
-    before, after = sentences(source), sentences(target)
-    if before < 2 or after >= before:
+    before = sentences(source)
+    if before < 2 or (after := sentences(target)) >= before:
         return None
     # Two short ones may be joined by a comma or a semicolon; then the length stays.
     ratio = (SLACK + width(target.strip())) / (SLACK + width(source.strip()))
@@ -80,6 +83,8 @@ def sentences(text: str) -> int:
 
 def lost_placeholder(english: str, translation: str, code: str) -> str | None:
     """A placeholder lost, or one too many."""
+    if not may_hold_placeholder(english) and not may_hold_placeholder(translation):
+        return None
     before, after = placeholders(english), placeholders(translation)
     return None if before == after else " ".join((before - after) + (after - before))
 
@@ -90,12 +95,13 @@ def lost_number(english: str, translation: str, code: str) -> str | None:
     >>> lost_number("2 of 1,000", "2 von 1.000", "de"), lost_number("2 dogs", "drei Hunde", "de")
     (None, '2')
     """
-    return " ".join(numbers(english) - numbers(translation)) or None
+    return " ".join(numbers(english) - numbers(translation)) or None if DIGIT.search(english) else None
 
 
 def lost_quote(english: str, translation: str, code: str) -> str | None:
     """A quoted label lost."""
-    before, after = quotes(english), quotes(translation)
+    before = quotes(english)
+    after = quotes(translation) if before else 0
     return f"{before} quoted, {after} in the translation" if after < before else None
 
 
@@ -142,6 +148,10 @@ def other_script(english: str, translation: str, code: str) -> str | None:
     >>> other_script("a dog named Max", "Maxという名前の犬", "ja")
     """
     own = SCRIPTS[language(code).script]
+    new = {*translation} - (usual := _usual(own))
+    if not any(_is_foreign(character, own) for character in new):
+        usual |= new
+        return None
     source = set(re.findall(r"\w+", english.casefold()))
     for word in re.findall(r"\w+", translation):
         for part in _foreign(word, own):
@@ -153,25 +163,32 @@ def other_script(english: str, translation: str, code: str) -> str | None:
 
 def _foreign(word: str, own: tuple[str, ...]) -> Iterator[str]:
     """The parts of a word in other scripts: without spaces, a name is one with the next word."""
-    part, has_letter = "", False
-    for character in word:
-        # Marks of any script (category M) and letters common to many, such as ª, pass.
+    start, has_letter = 0, False
+    for place, character in enumerate(word):
         letter = unicodedata.category(character)[0] == "L"
-        if letter and _of_script(character, own):
+        if letter and not _is_foreign(character, own):
             if has_letter:
-                yield part
-            part, has_letter = "", False
+                yield word[start:place]
+            start, has_letter = place + 1, False
         else:
-            part, has_letter = part + character, has_letter or letter
+            has_letter = has_letter or letter
     if has_letter:
-        yield part
+        yield word[start:]
 
 
 @cache
-def _of_script(letter: str, scripts: tuple[str, ...]) -> bool:
-    name = unicodedata.name(letter, "")
+def _usual(own: tuple[str, ...]) -> set[str]:
+    """Characters that were found not to be foreign. Grows to the script and the marks that are written with it."""
+    return set()
+
+
+@cache
+def _is_foreign(character: str, scripts: tuple[str, ...]) -> bool:
+    """Whether it is a letter of another script. Marks of any, and letters common to many, such as ª, are not."""
+    name = unicodedata.name(character, "")
     first = name.removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ")[0]
-    return first in scripts or first in ("MODIFIER", "FEMININE", "MASCULINE", "MICRO", "OHM", "IDEOGRAPHIC")
+    shared = ("MODIFIER", "FEMININE", "MASCULINE", "MICRO", "OHM", "IDEOGRAPHIC")
+    return unicodedata.category(character)[0] == "L" and first not in scripts and first not in shared
 
 
 def length_ratio(english: str, translation: str, code: str) -> str | None:
@@ -192,8 +209,8 @@ def repeats(english: str, translation: str, code: str) -> str | None:
     >>> repeats("a dog", "ein Hund Hund Hund Hund Hund", "de")
     ' Hund'
     """
-    match = REPEATED.search(translation)
-    return match.group(1) if match and not REPEATED.search(english) else None
+    said = repetition(translation)
+    return said if said and repetition(english) is None else None
 
 
 Check = Callable[[str, str, str], str | None]
@@ -217,6 +234,9 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
+LAST = "language"  # the last of the checks
+
+
 def refusal(english: str, translation: str, code: str, *, skip: Sequence[str] = ()) -> tuple[str, str] | None:
     """Why a pair is refused: (reason, detail), or None where it is kept.
 
@@ -224,10 +244,30 @@ def refusal(english: str, translation: str, code: str, *, skip: Sequence[str] = 
     ('empty', 'no text')
     >>> refusal("a dog", "un cane", "it")
     """
-    for reason, check in CHECKS.items():
-        if reason not in skip and (detail := check(english, translation, code)) is not None:
+    for reason, check in _checks_without(tuple(skip)):
+        if (detail := check(english, translation, code)) is not None:
             return reason, detail
     return None
+
+
+@cache
+def _checks_without(skip: tuple[str, ...]) -> list[tuple[str, Check]]:
+    return [(reason, check) for reason, check in CHECKS.items() if reason not in skip]
+
+
+def refusals(pairs: Sequence[tuple[str, str, str]], *, skip: Sequence[str] = ()) -> list[tuple[str, str] | None]:
+    """`refusal` of each (English, translation, language): equal ones once, the languages of all together.
+
+    >>> refusals([("a dog", "", "it"), ("a dog", "un cane", "it")])
+    [('empty', 'no text'), None]
+    """
+    found = {pair: refusal(*pair, skip=(*skip, LAST)) for pair in dict.fromkeys(pairs)}
+    if LAST not in skip:
+        asked = [pair for pair, why in found.items() if why is None]
+        for pair, certain in zip(asked, surely_right(asked), strict=True):
+            if not certain and (detail := wrong_language(*pair)) is not None:
+                found[pair] = LAST, detail
+    return [found[pair] for pair in pairs]
 
 
 def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -> list[float]:

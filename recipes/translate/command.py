@@ -1,14 +1,6 @@
-"""Build a parallel corpus from English rows: translate, check, repair.
+"""Build a parallel corpus from English rows: read, translate, merge, report.
 
-    xvlm2vec translate --corpus english.jsonl --languages it es fr de pt ja --out parallel.jsonl
-    xvlm2vec translate --mmeb MSCOCO_i2t A-OKVQA --images MMEB-train --languages it --out parallel.jsonl
-    xvlm2vec translate --corpus messages.po --languages it --translator none --out parallel.jsonl
-    xvlm2vec translate --corpus cldr --languages pt zh --translator none --out names.jsonl   # offline
-
-Needs `pip install ".[train,corpus]"`. Unfinished work lies in OUT.work; run the same command again to continue.
-For several processes, run `--shard 1/4` to `--shard 4/4`, then once without; or `accelerate launch
---num_processes 4 -m xvlm2vec_recipes.translate …`. A report lies beside OUT, as .md and .html, and the refused rows, as
-.refused.jsonl.
+The command line is in `__main__` and `options`.
 """
 
 import os
@@ -43,7 +35,7 @@ PARTS = ("run.json*", "shard-*", "results", MOVING, "moving.part.json")
 
 def main(argv: Sequence[str] | None = None, translator: Translator | None = None) -> Path:
     """Translate as the command line says; returns OUT. `translator` replaces that of --translator."""
-    return translate(parse_args(argv, __doc__), translator)
+    return translate(parse_args(argv), translator)
 
 
 def translate(args: TranslateArguments, translator: Translator | None = None) -> Path:

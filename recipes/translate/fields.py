@@ -34,8 +34,9 @@ MMEB_INSTRUCTIONS = (
     'Select the portion of the image that follows the language expressions: "{x}"',
 )
 ENDS = ".?!"
-SHORT = 10_000  # characters of a text whose parts are kept
+SHORT = 10_000  # characters of a text of which many are kept in parts
 SPEAKER = re.compile(r"^(\s*[A-Z]\s*[:.)]\s*)(?=\S)")  # "Q: ", "A:", "B) "
+BREAK = re.compile(r"((?<!\s)\s*\n\s*)")
 LABEL = re.compile(r"^(\s*)(Question|Answer|Caption|Context|Title|Options?)(\s*:\s*)(?=\S)")
 
 
@@ -67,17 +68,25 @@ def instruction_table() -> dict[str, dict[str, str]]:
     return table
 
 
+def _known_instructions(code: str) -> list[tuple[str, str]]:
+    """(instruction in the language, in English), the longest first."""
+    known_pairs = [(known[code], english) for english, known in instruction_table().items() if code in known]
+    if code == "en":
+        known_pairs += [(text, text) for text in MMEB_INSTRUCTIONS]
+    return sorted(known_pairs, key=lambda pair: -len(pair[0]))
+
+
 @cache
 def _patterns(code: str) -> list[tuple[str, re.Pattern]]:
     """(English instruction, what finds it in a text of the language), the longest first."""
-    known_pairs = []
-    for english, known in instruction_table().items():
-        if code in known:
-            known_pairs.append((english, known[code]))
-    if code == "en":
-        known_pairs += [(text, text) for text in MMEB_INSTRUCTIONS]
-    known_pairs.sort(key=lambda pair: -len(pair[1]))
-    return [(english, _pattern(text)) for english, text in known_pairs]
+    return [(english, _pattern(text)) for text, english in _known_instructions(code)]
+
+
+@cache
+def _openings(code: str) -> re.Pattern:
+    """What finds the words before `{x}` of any known instruction at a text's start."""
+    openings = [re.escape(text.partition("{x}")[0].rstrip()) for text, _ in _known_instructions(code)]
+    return re.compile("|".join(openings) or r"(?!)", re.IGNORECASE)
 
 
 def _pattern(instruction: str) -> re.Pattern:
@@ -97,7 +106,7 @@ def split_text(text: str, code: str = "en") -> Split:
     >>> split_text("Q: a dog?\nA: no").pieces
     (('Q: ', False), ('a dog?', True), ('\n', False), ('A: ', False), ('no', True))
     """
-    return _known_split(text, code) if len(text) <= SHORT else _split(text, code)
+    return _known_split(text, code) if len(text) <= SHORT else _known_long_split(text, code)
 
 
 def _split(text: str, code: str) -> Split:
@@ -105,7 +114,7 @@ def _split(text: str, code: str) -> Split:
     if not body:
         return Split(text, None, (), "", "")
     head, tail = text[: text.index(body[0])], text[len(text.rstrip()) :]
-    for english, pattern in _patterns(code):
+    for english, pattern in _patterns(code) if _openings(code).match(body) else ():
         if match := pattern.fullmatch(body):
             groups = match.groupdict()
             own = split_lines(groups["x"].strip()) if groups.get("x") else ()
@@ -115,6 +124,7 @@ def _split(text: str, code: str) -> Split:
 
 # Several checks in a row part the same text; long ones would fill the memory.
 _known_split = lru_cache(maxsize=4096)(_split)
+_known_long_split = lru_cache(maxsize=4)(_split)
 
 
 def split_lines(text: str) -> tuple[tuple[str, bool], ...]:
@@ -124,7 +134,7 @@ def split_lines(text: str) -> tuple[tuple[str, bool], ...]:
     (('Question', True), (': ', False), ('how many?', True), ('\n\n 12', False))
     """
     parts: list[tuple[str, bool]] = []
-    for line in re.split(r"((?<!\s)\s*\n\s*)", text):
+    for line in BREAK.split(text) if "\n" in text else (text,):
         if label := LABEL.match(line):
             parts += [(label[1], False), (label[2], True), (label[3], False)]
             line = line[label.end() :]
@@ -145,7 +155,7 @@ def split_lines(text: str) -> tuple[tuple[str, bool], ...]:
 
 
 def _has_letters(text: str) -> bool:
-    return any(c.isalpha() for c in text)
+    return any(map(str.isalpha, text))
 
 
 def instruction_field(english: str) -> str:
@@ -204,6 +214,7 @@ def join_fields(text: str, code: str, translated: Callable[[str], str]) -> str:
     return split.head + instruction + split.tail
 
 
+@lru_cache(maxsize=4)  # several checks in a row
 def contents(english: str, translation: str, code: str) -> tuple[str, str]:
     """Both texts without their instruction, which says nothing of the translation's quality.
 
@@ -214,7 +225,7 @@ def contents(english: str, translation: str, code: str) -> tuple[str, str]:
     ('what?', 'cosa?')
     """
     source, target = split_text(english), split_text(translation, code)
-    if target.instruction is None and code != "en":  # left in English, perhaps
+    if target.instruction is None and _openings("en").match(translation.strip()):  # left in English, perhaps
         target = split_text(translation, "en")
     if source.instruction is not None and target.instruction is None:
         return english, translation
@@ -227,7 +238,7 @@ def own_text(split: Split) -> str:
     >>> own_text(split_text("Find me an everyday image that matches the given caption: a dog."))
     'a dog.'
     """
-    return "".join(piece for piece, _ in split.pieces)
+    return split.pieces[0][0] if len(split.pieces) == 1 else "".join([piece for piece, _ in split.pieces])
 
 
 def untabled_content(english: str, code: str) -> str | None:

@@ -1,7 +1,7 @@
 """Whether a translation is in the wanted language, by py3langid."""
 
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -31,13 +31,17 @@ NEAR = (
 )
 
 
+@lru_cache(maxsize=8)  # several checks in a row, and languages of one English text
 def width(text: str) -> float:
     """The length of a text in letters of an alphabet.
 
     >>> width("dog"), width("小狗")
     (3, 4.4)
     """
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    if text.isascii():
+        return len(text)
+    wide_ones = {c for c in {*text} if unicodedata.east_asian_width(c) in "WF"}
+    wide = sum(map(wide_ones.__contains__, text)) if wide_ones else 0
     return len(text) - wide + (WIDE * wide if wide else 0)
 
 
@@ -49,9 +53,8 @@ def wrong_language(english: str, translation: str, code: str) -> str | None:
     >>> wrong_language("a", "Un uomo cavalca un'onda su una tavola da surf", "it")
     """
     text = contents(english, translation, code)[1]
-    base = common(code).split("-")[0]
-    accepted = {code, base, *near(base)}
-    if sum(c.isalpha() for c in text) * (WIDE if width(text) > len(text) else 1) < LETTERS:
+    accepted = accepted_as(code)
+    if letters(text) < LETTERS:
         return None
     ranked = dict(identifier().rank(text[:ENOUGH]))
     if not accepted & ranked.keys():  # a language that the identifier does not know
@@ -59,6 +62,26 @@ def wrong_language(english: str, translation: str, code: str) -> str | None:
     best = max(ranked, key=ranked.get)
     wanted = sum(ranked.get(c, 0.0) for c in accepted)
     return best if best not in accepted and ranked[best] >= SURE and wanted <= ALMOST_NOTHING else None
+
+
+def letters(text: str) -> float:
+    """How many letters of an alphabet a text says as much as.
+
+    >>> letters("a dog!"), letters("小狗")
+    (4, 4.4)
+    """
+    return sum(map(str.isalpha, text)) * (WIDE if width(text) > len(text) else 1)
+
+
+@cache
+def accepted_as(code: str) -> frozenset[str]:
+    """What the identifier may call a language.
+
+    >>> sorted(accepted_as("pt-BR"))
+    ['gl', 'pt', 'pt-BR']
+    """
+    base = common(code).split("-")[0]
+    return frozenset({code, base, *near(base)})
 
 
 def near(code: str) -> set[str]:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from xvlm2vec_st.data.corpus import INDONESIAN
 
@@ -96,7 +97,7 @@ class Language:
     name: str
     script: str
 
-    @property
+    @cached_property
     def marks(self) -> dict[str, str]:
         """The mark that ends a `stop`, `question`, `exclamation`, `colon`; "" where none is written."""
         return PLAIN_MARKS | MARKS.get(self.script, {}) | OWN_MARKS.get(self.code, {})

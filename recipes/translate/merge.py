@@ -10,10 +10,13 @@ from xvlm2vec_st.data.corpus import ParallelRow
 from xvlm2vec_st.images.archives import image_exists
 from xvlm2vec_st.images.paths import split_place
 
-from .checks import contents, refusal, similarities
+from .checks import contents, refusal, refusals, similarities
 from .fields import join_fields, untabled_content
 from .repair import repair
 from .translation_memory import Key
+
+ROWS = 1000  # that are checked together
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class Merged:
 
     kept: list[ParallelRow] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+
+
+@dataclass
+class Translation:
+    """A translation of a row as it came, the repaired text, and (reason, detail) if it is refused."""
+
+    row: ParallelRow
+    code: str
+    translation: str | None
+    text: str
+    is_new: bool
+    why: tuple[str, str] | None
 
 
 def without_image(rows: Sequence[ParallelRow]) -> tuple[list[ParallelRow], list[Refused]]:
@@ -67,29 +82,56 @@ def merge(
         ValueError: a field that was never translated.
     """
     merged = Merged()
-    for row in rows:
-        kept = {}
-        for code in codes:
-            translation = row.translations.get(code)
-            is_new = translation is None and complete
-            why = None
-            if is_new:
-                translation, why = joined(row, row.english, code, known, too_long)
-            elif translation is None:
-                why = ("untranslated", "the source has none")
-            text = repair(row.english, translation, code) if translation else ""
-            why = why or refusal(row.english, text, code, skip=skip)
-            # An instruction in a translator's own words would hide a copied or garbled content.
-            if why is None and is_new and (content := untabled_content(row.english, code)):
-                translated_content, _ = joined(row, content, code, known, too_long)
-                why = refusal(content, translated_content, code, skip=skip)
-            if why is None:
-                kept[code] = text
-            else:
-                merged.refused.append(Refused(row.id, code, *why, row.english, translation))
-        if kept:
-            merged.kept.append(ParallelRow(row.id, row.image, row.english, kept))
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        found = [[*translations_of(row, codes, known, too_long, complete)] for row in part]
+        check([one for ones in found for one in ones], known, too_long, skip)
+        for row, ones in zip(part, found, strict=True):
+            kept = {}
+            for one in ones:
+                if one.why is None:
+                    kept[one.code] = one.text
+                else:
+                    merged.refused.append(Refused(row.id, one.code, *one.why, row.english, one.translation))
+            if kept:
+                merged.kept.append(ParallelRow(row.id, row.image, row.english, kept))
     return merged
+
+
+def translations_of(
+    row: ParallelRow,
+    codes: Sequence[str],
+    known: Mapping[Key, str | None],
+    too_long: frozenset[Key] | set[Key],
+    complete: bool,
+) -> Iterator[Translation]:
+    """The translations of a row, one per language, not checked yet."""
+    for code in codes:
+        translation, why = row.translations.get(code), None
+        is_new = translation is None and complete
+        if is_new:
+            translation, why = joined(row, row.english, code, known, too_long)
+        elif translation is None:
+            why = ("untranslated", "the source has none")
+        text = repair(row.english, translation, code) if translation else ""
+        yield Translation(row, code, translation, text, is_new, why)
+
+
+def check(
+    found: Sequence[Translation],
+    known: Mapping[Key, str | None],
+    too_long: frozenset[Key] | set[Key],
+    skip: Sequence[str],
+) -> None:
+    """Set why translations are refused, of those that are not refused yet."""
+    unchecked = [one for one in found if one.why is None]
+    pairs = [(one.row.english, one.text, one.code) for one in unchecked]
+    for one, why in zip(unchecked, refusals(pairs, skip=skip), strict=True):
+        one.why = why
+        # An instruction in a translator's own words would hide a copied or garbled content.
+        if why is None and one.is_new and (content := untabled_content(one.row.english, one.code)):
+            translated_content, _ = joined(one.row, content, one.code, known, too_long)
+            one.why = refusal(content, translated_content, one.code, skip=skip)
 
 
 def joined(
@@ -144,10 +186,10 @@ def corpus_lines(rows: Sequence[ParallelRow], folder: Path) -> Iterator[str]:
             # Who trains names the archive with --images.
             image = member or Path(os.path.relpath(file, folder)).as_posix()
         record = {"id": row.id, "image": image, "en": row.english, **row.translations}
-        yield json.dumps(record, ensure_ascii=False) + "\n"
+        yield ENCODER.encode(record) + "\n"
 
 
 def refused_lines(refused: Sequence[Refused]) -> Iterator[str]:
     """What was refused, one JSON object a line."""
     for entry in refused:
-        yield json.dumps(vars(entry), ensure_ascii=False) + "\n"
+        yield ENCODER.encode(vars(entry)) + "\n"

@@ -6,13 +6,13 @@ grounding subset MSCOCO, since the subset was parsed from a file name.
 
 import re
 from functools import cache
-from itertools import islice
 
 from .fields import instruction_table, split_text
 
 # Machine translations of an instruction are not the table's words, but share most of them. German is
 # the hardest: "Finde mir ein Alltagsbild, das zu der angegebenen Bildunterschrift passt".
 ALIKE = 0.5
+WORD = re.compile(r"\w+")
 
 
 def instruction_of(text: str, code: str) -> str | None:
@@ -26,28 +26,33 @@ def instruction_of(text: str, code: str) -> str | None:
     exact = split_text(text, code).instruction
     if exact is not None or code == "en":
         return exact
-    ranked = sorted(
-        (_likeness(words, _words(text, len(words) if opens else None)), english)
-        for english, words, opens in _known(code)
-    )
-    return ranked[-1][1] if ranked and ranked[-1][0] >= ALIKE else None
+    if not (known := _known(code)):
+        return None
+    target = _words(text)
+    there, best = set(target), (ALIKE, "")
+    for english, words, distinct, opens in known:
+        # No likeness is greater than with the words of the whole text and no other word beside them.
+        if len(distinct & there) + 1 >= ALIKE * (len(distinct) + 1):
+            best = max(best, (_likeness(words, target[: len(words)] if opens else target), english))
+    return best[1] or None
 
 
 @cache
-def _known(code: str) -> list[tuple[str, tuple[str, ...], bool]]:
-    """(English, words of the language, whether a text goes on after them)."""
-    return [
-        (english, _words(known[code].split("{x}")[0]), "{x}" in english)
-        for english, known in instruction_table().items()
-        if code in known
-    ]
+def _known(code: str) -> list[tuple[str, list[str], frozenset[str], bool]]:
+    """(English, words of the language, distinct ones, whether a text goes on after them)."""
+    found = []
+    for english, known in instruction_table().items():
+        if code in known:
+            words = _words(known[code].split("{x}")[0])
+            found.append((english, words, frozenset(words), "{x}" in english))
+    return found
 
 
-def _words(text: str, count: int | None = None) -> tuple[str, ...]:
-    return tuple(word.group() for word in islice(re.finditer(r"\w+", text.casefold()), count))
+def _words(text: str) -> list[str]:
+    return WORD.findall(text.casefold())
 
 
-def _likeness(wanted: tuple[str, ...], target: tuple[str, ...]) -> float:
+def _likeness(wanted: list[str], target: list[str]) -> float:
     """Shared words over all words of the longer one; the first word counts twice."""
     shared = len(set(wanted) & set(target)) + (wanted[:1] == target[:1])
     return shared / (max(len(set(wanted)), len(set(target))) + 1)

@@ -13,34 +13,11 @@ from xvlm2vec_st.images.archives import image_exists
 from xvlm2vec_st.images.paths import check_inside, image_place
 from xvlm2vec_st.utils.texts import fault_of, is_blank
 
+from .names import SUBSETS
 from .readers import parquet_records
 
 MMEB = "TIGER-Lab/MMEB-train"
 MMEB_REVISION = "0c3f4b828d347c4e8508339f99530f6c820061fd"
-# The subsets that the paper translates; HatefulMemes, DocVQA and the like it leaves out.
-SUBSETS = (
-    "A-OKVQA",
-    "CIFAR_100",
-    "CIRR",
-    "FashionIQ",
-    "ImageNet-A",
-    "ImageNet-R",
-    "ImageNet_1K",
-    "MSCOCO",
-    "MSCOCO_i2t",
-    "MSCOCO_t2i",
-    "N24News",
-    "NIGHTS",
-    "OK-VQA",
-    "SUN397",
-    "VOC2007",
-    "VisDial",
-    "Visual7W",
-    "Visual7W-pointing",
-    "VisualNews_i2t",
-    "VisualNews_t2i",
-    "WebQA",
-)
 SIDES = {
     "qry": ("qry", "qry_image_path"),
     "pos": ("pos_text", "pos_image_path"),

@@ -8,9 +8,7 @@ from pathlib import Path
 from xvlm2vec_st.utils.folders import expanded
 
 from ..shared.command import parse_languages, parser_of
-from .checks import CHECKS
-from .mmeb import SUBSETS
-from .translators import DTYPES, MADLAD
+from .names import CHECKS, DTYPES, MADLAD, SUBSETS
 
 
 @dataclass
@@ -89,7 +87,7 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Tr
     add("--tokens-per-batch", type=int, default=4096, help="lower it if memory runs out")
     add("--shard", metavar="K/N", help="do part K of N; a run without --shard merges the parts")
     add = parser.add_argument_group("checks").add_argument
-    add("--skip-check", nargs="+", default=[], choices=tuple(CHECKS), help="checks that are not applied")
+    add("--skip-check", nargs="+", default=[], choices=CHECKS, help="checks that are not applied")
     add("--quality", metavar="MODEL", help="a cross-lingual embedder that scores each translation")
     add("--quality-min", type=float, default=0.5, help="minimum cosine of English and translation")
     arguments = TranslateArguments(**vars(parser.parse_args(argv)))

@@ -24,6 +24,8 @@ QUOTED = re.compile(
     r"(?<![\d½¼¾⅛⅜⅝⅞])(?:(?<!\d\s)|(?=.\S))[\"“„”]([^\"“„”\n]{1,60})[\"“”]"
     r"|«\s?([^»\n]{1,60}?)\s?»|[「『]([^」』\n]{1,60})[」』]"
 )
+OPENERS = frozenset("“„”«「『")  # of quoted labels, beside the ASCII one
+DIGIT = re.compile(r"\d")
 NUMBER = re.compile(r"\d+(?:[.,:'’\u00a0\u202f]\d+)*")
 KEPT = re.compile(rf"(?:{PLACEHOLDER.pattern})|(?:{QUOTED.pattern})", re.VERBOSE)
 KEPT_OR_NUMBER = re.compile(rf"{KEPT.pattern}|(?:{NUMBER.pattern})", re.VERBOSE)
@@ -91,7 +93,9 @@ def numbers(text: str) -> Counter[str]:
     >>> numbers("1,000 dogs, ٣ cats") == numbers("1.000 Hunde, 3 Katzen")
     True
     """
-    numerals = (re.findall(r"\d", number) for number in NUMBER.findall(text))
+    if not DIGIT.search(text):
+        return Counter()
+    numerals = (DIGIT.findall(number) for number in NUMBER.findall(text))
     return Counter("".join(str(unicodedata.digit(c)) for c in digits) for digits in numerals)
 
 
@@ -101,7 +105,16 @@ def placeholders(text: str) -> Counter[str]:
     >>> sorted(placeholders("<|image_1|> of {x}, {x}").items())
     [('<|image_1|>', 1), ('{x}', 2)]
     """
-    return Counter(PLACEHOLDER.findall(text))
+    return Counter(PLACEHOLDER.findall(text)) if may_hold_placeholder(text) else Counter()
+
+
+def may_hold_placeholder(text: str) -> bool:
+    """Whether a text has a sign that every placeholder has one of; far faster than the search.
+
+    >>> may_hold_placeholder("a dog, at 5 o'clock"), may_hold_placeholder("{x}")
+    (False, True)
+    """
+    return "<" in text or "{" in text or "%" in text or "[" in text or "@" in text or "://" in text
 
 
 def quotes(text: str) -> int:
@@ -110,4 +123,5 @@ def quotes(text: str) -> int:
     >>> quotes('labeled as "dog"'), quotes("étiqueté « chien »"), quotes("「犬」"), quotes('15" and 17"')
     (1, 1, 1, 0)
     """
-    return len(QUOTED.findall(text))
+    may_quote = '"' in text or not (text.isascii() or OPENERS.isdisjoint(text))
+    return len(QUOTED.findall(text)) if may_quote else 0

@@ -19,6 +19,7 @@ MARK_CHARACTERS = "".join(CLASSES.values()) + "…"
 CLOSERS = "\"'”’»)]」』）】"
 # MADLAD's training data leaves "#300000 - " and the like before some translations.
 ARTEFACT = re.compile(r"#\d+\s*[-–—:]\s*")
+ARTEFACTS = re.compile(rf"^(?:{ARTEFACT.pattern})+")
 # "z.B.", "U.S.", "etc.": a point that belongs to the word.
 ABBREVIATION = re.compile(r"(?:[^\W\d]\.[^\W\d]{1,2}$|\b(?:etc|ecc|usw|al|Dr|Mr|Mrs|St|Sr|vs|No)$)")
 
@@ -49,7 +50,7 @@ def strip_artefact(english: str, translation: str) -> str:
     """
     if ARTEFACT.match(english):
         return translation
-    return re.sub(rf"^(?:{ARTEFACT.pattern})+", "", translation)
+    return ARTEFACTS.sub("", translation)
 
 
 def repair_end(english: str, translation: str, target: Language) -> str:
@@ -95,12 +96,15 @@ def mark_class(text: str, code: str) -> str | None:
     >>> mark_class('He said "no!"', "en"), mark_class("Τι είναι;", "el"), mark_class("ok...", "en")
     ('exclamation', 'question', 'ellipsis')
     """
-    marks = ending(text.rstrip())[1]
+    text = text.rstrip()
+    if text[-1:].isalnum():  # most texts without a mark
+        return None
+    marks = ending(text)[1]
     if not marks:
-        return "question" if code.startswith("el") and text.rstrip().endswith(";") else None
+        return "question" if code.startswith("el") and text.endswith(";") else None
     if "…" in marks or re.search(r"\.\.|。。", marks):
         return "ellipsis"
     for name in ("question", "exclamation", "colon"):
-        if any(c in CLASSES[name] for c in marks):
+        if not set(marks).isdisjoint(CLASSES[name]):
             return name
     return "stop"

@@ -22,12 +22,11 @@ from transformers import (
 )
 
 from .languages import LANGUAGES, common, language, nearest
+from .names import DTYPES
 
-MADLAD = "google/madlad400-3b-mt"
 MAX_TOKENS = 512  # of one text, where the model's config names no length
 PROMPT = "Translate the following English text into {name}. Reply with the translation only.\n\n{text}"
 BROKEN = "\ufffd"  # instead of an answer with an unknown token: the checks refuse it
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Translator(Protocol):
@@ -116,7 +115,7 @@ def load_translator(
     seq2seq = config.is_encoder_decoder
     load = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     options = {"device_map": device_map} if device_map else {}
-    loaded = load.from_pretrained(model, dtype=DTYPES[dtype], **options).eval()
+    loaded = load.from_pretrained(model, dtype=getattr(torch, DTYPES[dtype]), **options).eval()
     if not device_map:
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = f"{model} {dtype} beams={beams}"

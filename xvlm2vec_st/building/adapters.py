@@ -1,16 +1,14 @@
-"""LoRA and DoRA adapters of the language model: configure, read, rename, merge or keep them."""
+"""LoRA and DoRA adapters of the language model: configure, read, rename, load or keep them."""
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
-    get_peft_model,
     get_peft_model_state_dict,
     load_peft_weights,
     set_peft_model_state_dict,
@@ -244,19 +242,6 @@ def adapter_states(model: nn.Module) -> dict[str, Tensor]:
     """The model's adapter weights, without peft's prefix."""
     states = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {key.removeprefix("base_model.model."): value for key, value in states.items()}
-
-
-def merge_adapter(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """Merge an adapter into the model's weights.
-
-    Raises:
-        ValueError: see `read_adapter` and `load_adapter_weights`.
-    """
-    adapter = read_adapter(name, model)
-    set_base_parameters(adapter, name, model)
-    wrapped = get_peft_model(model, adapter.config)
-    load_adapter_weights(adapter, name, wrapped)
-    return cast(PreTrainedModel, wrapped.merge_and_unload(safe_merge=True))
 
 
 def attach_adapter(model: PreTrainedModel, name: str) -> PreTrainedModel:

@@ -1,32 +1,28 @@
 """Build a sentence-transformers folder from an LVLM checkpoint and an optional adapter."""
 
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.util import is_sentence_transformer_model
-from torch import nn
-from transformers import AutoConfig
+from transformers import PreTrainedModel
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from xvlm2vec_st.building.model_card import build_model_card
 from xvlm2vec_st.building.trial import check_encodes
 from xvlm2vec_st.building.vocabulary import Request, extend_model, request_extension
+from xvlm2vec_st.families.dtypes import DTYPES, exact_dtype, stored_dtype
 from xvlm2vec_st.families.loading import embedder_modules, pin_backend, without_bar, without_load_report
 from xvlm2vec_st.families.template_limits import check_limits
 from xvlm2vec_st.families.templates import NAMES, read_template
 from xvlm2vec_st.utils.finite import check_weights_finite
 from xvlm2vec_st.utils.folders import Destination, expanded, read_object
+from xvlm2vec_st.utils.hub_names import check_folder
 from xvlm2vec_st.utils.modules import transformer_of
 from xvlm2vec_st.utils.peft_version import check_peft
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def build(
@@ -49,7 +45,7 @@ def build(
         base: folder or Hub id of an LVLM checkpoint, of a sentence-transformers model (its modules, prompts and
             template are kept), or of an adapter that names its base.
         out: the new folder.
-        adapter: folder or Hub id of a LoRA or DoRA. It is merged in fp32 (4 bytes of memory per parameter).
+        adapter: folder or Hub id of a LoRA or DoRA. It is merged in fp32, one layer at a time.
         keep_adapter: store the adapter instead of merged weights; the base is then loaded from its present place.
         num_crops: Phi-3.5-vision: maximum tiles per image, plus the global view.
         dtype: `bf16`, `fp16` or `fp32` of the stored weights; default: the checkpoint's.
@@ -116,14 +112,18 @@ def build_in(
     check_adapter_choice(adapter, keep=keep_adapter, dtype=dtype)
     if Path(base).is_dir():
         base = str(Path(base).resolve())  # a kept adapter stores this path
-    load_dtype = torch.float32 if adapter and not keep_adapter else DTYPES.get(dtype or "", "auto")
     if template is not None and str(template) not in NAMES:
         check_limits(read_template(template), str(template))
     embedder = is_sentence_transformer_model(base)
+    merges = bool(adapter) and not keep_adapter
+    load_dtype = DTYPES.get(dtype or "", "auto")
     if embedder:
+        if merges:
+            load_dtype = exact_dtype(base) if Path(base).is_dir() else torch.float32
         model = load_embedder(base, load_dtype, template=template, keep_adapter=keep_adapter)
     else:
-        modules = embedder_modules(base, template=template, model_kwargs={"dtype": load_dtype}, adapter=adapter)
+        model_kwargs = {"dtype": load_dtype}
+        modules = embedder_modules(base, template=template, model_kwargs=model_kwargs, adapter=adapter, exact=merges)
         model = SentenceTransformer(modules=modules, device="cpu")
     body = transformer_of(model)
     if embedder and template is None and body.processor.chat_template:
@@ -131,16 +131,27 @@ def build_in(
     if num_crops is not None:
         set_num_crops(body, num_crops)
     if adapter:
-        # Imports peft, which a checkpoint without an adapter does not need.
-        from xvlm2vec_st.building.adapters import attach_adapter, merge_adapter
-
-        body.model = (attach_adapter if keep_adapter else merge_adapter)(body.model, adapter)
-    if adapter and not keep_adapter:
-        cast_parameters(body.model, DTYPES[dtype] if dtype else stored_dtype(base))
+        body.model = with_adapter(body.model, adapter, base, keep=keep_adapter, dtype=dtype)
     if request:
         extend_model(model, *request).write(place.draft)
     card = build_model_card(model, place.out.name, base, adapter, kept=keep_adapter, embedder=embedder)
     write_folder(model, card, place, base)
+
+
+def with_adapter(model: PreTrainedModel, adapter: str, base: str, *, keep: bool, dtype: str | None) -> PreTrainedModel:
+    """The model with the adapter attached, or merged and in its final dtype.
+
+    Raises:
+        ValueError: see `attach_adapter` and `merge_adapter`.
+    """
+    # They import peft, which a checkpoint without an adapter does not need.
+    if keep:
+        from xvlm2vec_st.building.adapters import attach_adapter
+
+        return attach_adapter(model, adapter)
+    from xvlm2vec_st.building.merging import merge_adapter
+
+    return merge_adapter(model, adapter, DTYPES[dtype] if dtype else stored_dtype(base))
 
 
 def load_embedder(
@@ -169,24 +180,6 @@ def load_embedder(
     if template is not None:
         transformer_of(model).processor.chat_template = read_template(template)
     return model
-
-
-def stored_dtype(base: str) -> torch.dtype:
-    """The dtype of most weights in a checkpoint's files, or else of its configuration.
-
-    The configuration of a published Qwen3-VL names a dtype for the language model only.
-    """
-    counts: Counter[str] = Counter()
-    for file in sorted(Path(base).glob("*.safetensors")) if Path(base).is_dir() else ():
-        with safe_open(file, "pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 - not a mapping
-                part = weights.get_slice(key)
-                counts[part.get_dtype()] += math.prod(part.get_shape())
-    names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-    if counts:
-        return names.get(counts.most_common(1)[0][0], torch.float32)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    return config.dtype or config.get_text_config().dtype or torch.float32
 
 
 def check_arguments(base: str | Path, out: Path, *, dtype: str | None, num_crops: int | None) -> None:
@@ -221,20 +214,6 @@ def check_adapter_choice(adapter: str | None, *, keep: bool, dtype: str | None) 
         )
 
 
-def check_folder(name: str | None) -> None:
-    """Refuse a name that can only be a folder, if it does not exist; the Hub would be asked for it.
-
-    Raises:
-        ValueError: the folder does not exist.
-
-    >>> check_folder("TIGER-Lab/VLM2Vec-LoRA")
-    """
-    if name is None or os.path.isdir(name):  # Path.is_dir raises if the name is too long
-        return
-    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
-        raise ValueError(f"{name}: no such folder; a name on the Hub is OWNER/NAME")
-
-
 def base_and_adapter(base: str, adapter: str | None) -> tuple[str, str | None]:
     """(base, adapter); if `base` is an adapter, the base that it names.
 
@@ -264,12 +243,6 @@ def set_num_crops(body: Transformer, num_crops: int) -> None:
     if not hasattr(image_processor, "num_crops"):
         raise ValueError(f"num_crops is for phi3_v, and this is a {body.config.model_type}; leave it out")
     image_processor.num_crops = num_crops
-
-
-def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast parameters to `dtype`. Buffers, for example rotary frequencies, keep theirs."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 def write_folder(model: SentenceTransformer, card: str, place: Destination, base: str) -> None:

@@ -2,19 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from xvlm2vec_st.utils.lines import byte_lines, decode_line
-from xvlm2vec_st.utils.texts import fault_of, is_blank
+from xvlm2vec_st.utils.texts import UNSEEN, fault_of, is_blank
 
 SOURCE = "en"
 INDONESIAN = "'id' is the row's id; write Indonesian as 'ind'"
 # Image tokens as the model families write them.
 IMAGE_TOKEN = re.compile(r"<image>|<\|image(?:_\d+|_pad)?\|>|<\|vision_(?:start|end)\|>")
 IMAGE_BREAK = re.compile(rf"(?:{IMAGE_TOKEN.pattern})\n?")
+BLOCK = 100  # lines that are parsed together: more of them leave the processor's cache
+# A text between two NULs that has no letter or digit: it may be blank.
+NO_LETTER = re.compile(r"\0[^\w\0]*\0")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,10 @@ def parse_json(text: str) -> Any:
         ValueError: it is not JSON, is nested too deeply, has a number with too many digits, or an object with
             a key twice.
     """
+    if text.startswith("\ufeff"):  # the decoder's own message would not say so
+        raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return DECODER.decode(text)
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None
 
@@ -91,6 +98,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice[:80]!r} stands in an object twice; remove one")
     return record
+
+
+# json.loads makes a decoder for each call that has a hook, which takes longer than a line.
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def check_id(value: Any, where: str) -> str:
@@ -140,8 +151,72 @@ def read_parallel(path: str | Path, languages: Sequence[str]) -> Iterator[Parall
     Raises:
         ValueError: see `parse_line`.
     """
-    for number, line in iter_lines(path):
-        yield parse_line(path, number, line, languages)
+    for block in blocks(iter_lines(path), BLOCK):
+        good = parse_good_lines([line for _, line in block], languages)
+        yield from good or (parse_line(path, number, line, languages) for number, line in block)
+
+
+def read_files(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[tuple[Path, ParallelRow]]:
+    """Yield (file, row) of several files: see `read_parallel`."""
+    for path in paths:
+        for row in read_parallel(path, languages):
+            yield path, row
+
+
+def blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`; an error of the iterator comes after the items before it.
+
+    >>> list(blocks(range(5), 2))
+    [[0, 1], [2, 3], [4]]
+    """
+    block: list[Item] = []
+    try:
+        for item in items:
+            block.append(item)
+            if len(block) == size:
+                yield block
+                block = []
+    except (OSError, ValueError):
+        yield block
+        raise
+    if block:
+        yield block
+
+
+def parse_good_lines(lines: Sequence[bytes], languages: Sequence[str]) -> list[ParallelRow] | None:
+    """The rows of lines that are certainly good, as `parse_line` gives them; None if one may be bad.
+
+    Each line has its line break. The texts are checked together, several times as fast as one by one.
+
+    >>> parse_good_lines([b'{"id": 7, "en": "dog", "it": "cane"}'], ["it"])
+    [ParallelRow(id='7', image=None, english='dog', translations={'it': 'cane'})]
+    >>> parse_good_lines([b'{"id": 7, "en": "<image> dog"}'], ["it"])
+    """
+    codes = [code for code in languages if code != SOURCE]
+    try:
+        rows = [_parse_good_line(line, codes) for line in b"".join(lines).decode().split("\n") if line]
+        names = chain.from_iterable((row.id, row.id if row.image is None else row.image) for row in rows)
+        texts = "\0".join(chain.from_iterable((row.english, *row.translations.values()) for row in rows))
+        whole = "\0".join(["", *names, texts, ""])
+        whole.encode()  # raises an error for half a character
+    except (ValueError, TypeError, RecursionError):  # `parse_line` says what is wrong
+        return None
+    nuls = whole.count("\0") - sum(3 + len(row.translations) for row in rows) - 1
+    blank = NO_LETTER.search(whole) or any(char in whole for char in UNSEEN)
+    return None if nuls or blank or IMAGE_TOKEN.search(texts) else rows
+
+
+def _parse_good_line(text: str, codes: Sequence[str]) -> ParallelRow:
+    """The row of a good line. Of a bad one, an error, or a row with values of wrong types."""
+    record, end = DECODER.raw_decode(text)
+    if type(record) is not dict or text[end:].strip():
+        raise ValueError(text)
+    get: Callable[[str], Any] = record.get
+    texts = dict(zip(codes, map(get, codes), strict=True))
+    if None in texts.values():
+        texts = {code: text for code, text in texts.items() if text is not None}
+    number = get("id")
+    return ParallelRow(str(number) if type(number) is int else number, get("image"), get(SOURCE), texts)
 
 
 def iter_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -182,13 +257,6 @@ def without_image_tokens(text: str) -> str:
     'Represent the given image.\n'
     """
     return IMAGE_BREAK.sub("", text).lstrip() if IMAGE_TOKEN.search(text) else text
-
-
-def read_files(paths: Sequence[Path], languages: Sequence[str]) -> Iterator[tuple[Path, ParallelRow]]:
-    """Yield (file, row) of several files: see `read_parallel`."""
-    for path in paths:
-        for row in read_parallel(path, languages):
-            yield path, row
 
 
 def check_languages(languages: Sequence[str]) -> None:

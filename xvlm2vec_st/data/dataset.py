@@ -7,19 +7,30 @@ translations of a text stand in one row, because they share its image.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pyarrow
 from datasets import Dataset, Features, Value
 from tqdm import tqdm
 
-from xvlm2vec_st.data.corpus import SOURCE, check_languages, iter_lines, parse_line, read_files
+from xvlm2vec_st.data.corpus import (
+    SOURCE,
+    ParallelRow,
+    blocks,
+    check_languages,
+    read_parallel,
+)
 from xvlm2vec_st.data.corpus_checks import CorpusChecks, check_present, corpus_files
-from xvlm2vec_st.data.row_images import open_row_image
+from xvlm2vec_st.data.image_checks import check_image_files, is_first_process
+from xvlm2vec_st.data.row_cache import cached_rows
 from xvlm2vec_st.images.archives import resolve_image_root
-from xvlm2vec_st.images.paths import check_inside, image_place
-from xvlm2vec_st.utils.files import file_sha256
-from xvlm2vec_st.utils.texts import printable
+from xvlm2vec_st.images.paths import image_place
+
+ROWS = 1000  # of a table: as many as `datasets` writes at a time
+# Names that pathlib leaves as they are: no part of them is empty or begins with a point. On Windows it turns slashes.
+PLAIN_NAME = re.compile(r"[^./\\:][^/\\:]*" + (r"(?:/[^./\\:][^/\\:]*)*" if os.sep == "/" else ""))
 
 
 def load_parallel(
@@ -38,8 +49,8 @@ def load_parallel(
         languages: the translations to load.
         images: folder, zip, tar or parquet file of the images; default: the folder of each corpus file.
         outside_images: allow image paths that leave this folder by `..`, an absolute path or a link.
-        check_images: open every image once, without decoding it. The rows come from the datasets cache where
-            possible; the images are opened every time.
+        check_images: open every image once, without decoding it, in the first process of a run; not again while
+            corpus and images are the same: see `image_notes`. The rows come from the datasets cache where possible.
         show_progress: show progress bars.
 
     Returns:
@@ -58,75 +69,49 @@ def load_parallel(
     check_languages(languages)
     root = resolve_image_root(images)
     check_present(paths, languages)
-    contents = tuple(map(file_sha256, paths))
 
-    def rows(contents: tuple[str, ...]) -> Iterator[dict[str, str | None]]:
-        """`contents` is part of the cache key: an edited file is read again."""
+    def tables() -> Iterator[pyarrow.Table]:
         checks = CorpusChecks(languages)
         with tqdm(desc=f"reading {paths[0].name}", unit=" rows", disable=not show_progress) as bar:
-            for file, row in read_files(paths, languages):
-                checks.add(row, file)
-                image = None if row.image is None else image_place(row.image, root or file.parent)
-                texts = dict.fromkeys(languages) | {SOURCE: row.english} | row.translations
-                yield {"id": row.id, "image": image, **texts}
-                bar.update()
+            for file in paths:
+                for rows in blocks(read_parallel(file, languages), ROWS):
+                    for row in rows:
+                        checks.add(row, file)
+                    yield row_table(rows, languages, root or file.parent)
+                    bar.update(len(rows))
         checks.finish(paths)
 
     features = Features({name: Value("string") for name in ("id", "image", SOURCE, *languages)})
-    try:
-        data = Dataset.from_generator(rows, features=features, gen_kwargs={"contents": contents})
-    except Exception as error:  # datasets wraps what a generator raises
-        cause = error.__cause__
-        if isinstance(cause, ValueError):
-            raise cause from None
-        raise
-    roots = None if outside_images else [os.path.realpath(root or file.parent) for file in paths]
-    if check_images:
-        open_images(data, paths, roots, show_progress=show_progress)
+    data = cached_rows(paths, [repr(root and str(root)), *languages], features, tables)
+    if check_images and is_first_process():
+        check_image_files(data, paths, images=images, outside_images=outside_images, show_progress=show_progress)
     return data
 
 
-def open_images(data: Dataset, paths: Sequence[Path], roots: list[str] | None, *, show_progress: bool) -> None:
-    """Open each image of a corpus once.
+def row_table(rows: Sequence[ParallelRow], languages: Sequence[str], root: str | Path) -> pyarrow.Table:
+    """Rows as a table of texts: id, image (absolute), en, and one column per language.
 
-    Args:
-        data: the rows.
-        paths: the corpus files, for messages.
-        roots: folders and archives that images must lie in; None: anywhere.
-        show_progress: show a progress bar.
-
-    Raises:
-        ValueError: see `open_row_image` and `check_inside`; with the row's file and line.
+    >>> row_table([ParallelRow("7", "a.png", "dog", {"it": "cane"})], ["it"], Path("/c")).to_pylist()
+    [{'id': '7', 'image': '/c/a.png', 'en': 'dog', 'it': 'cane'}]
     """
-    roots = roots and list(dict.fromkeys(roots))
-    seen: set[str] = set()
-    columns = data.select_columns(["id", "image"])
-    with tqdm(desc="opening images", total=len(data), unit=" rows", disable=not show_progress) as bar:
-        for part in columns.iter(10_000):
-            for row, image in zip(part["id"], part["image"], strict=True):
-                if image is not None and image not in seen:
-                    try:
-                        if roots is not None:
-                            check_row_inside(image, row, roots)
-                        open_row_image(image, row).close()
-                    except ValueError as error:
-                        raise ValueError(f"{find_line(row, paths)}, {error}") from error
-                    seen.add(image)
-            bar.update(len(part["id"]))
+    places = image_places({row.image for row in rows if row.image is not None}, root)
+    columns: dict[str, list[str | None]] = {
+        "id": [row.id for row in rows],
+        "image": [row.image and places[row.image] for row in rows],
+        SOURCE: [row.english for row in rows],
+        **{code: [row.translations.get(code) for row in rows] for code in languages},
+    }
+    return pyarrow.table(columns, schema=pyarrow.schema([(name, pyarrow.string()) for name in columns]))
 
 
-def find_line(row: str, paths: Sequence[Path]) -> str:
-    """The file and line of a row's id."""
-    lines = ((path, number, line) for path in paths for number, line in iter_lines(path))
-    return next(f"{p}, line {n}" for p, n, line in lines if parse_line(p, n, line, ()).id == row)
+def image_places(names: Iterable[str], root: str | Path) -> dict[str, str]:
+    """`{name: image_place(name, root)}`, without a `Path` per name, which takes longer than to parse a row.
 
-
-def check_row_inside(image: str, row: str, roots: list[str]) -> None:
-    """Call `check_inside`, and add the row's id to its message."""
-    try:
-        check_inside(image, roots)
-    except ValueError as error:
-        raise ValueError(f"row {printable(row)}: {error}") from error
+    >>> image_places(["a/1.png", "../2.png"], Path("/c"))
+    {'a/1.png': '/c/a/1.png', '../2.png': '/c/../2.png'}
+    """
+    before = image_place("x", root).removesuffix("x")
+    return {name: before + name if PLAIN_NAME.fullmatch(name) else image_place(name, root) for name in names}
 
 
 def check_columns(columns: Sequence[str], languages: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from xvlm2vec_st.distillation.loss_terms import (
     similarity_divergence,
 )
 from xvlm2vec_st.distillation.middle_layer import check_middle_layer, middle_states
+from xvlm2vec_st.distillation.shared_images import SharedImages
 from xvlm2vec_st.distillation.states import (
     Features,
     add_projection,
@@ -153,6 +154,7 @@ class MultilingualDistillationLoss(nn.Module):
         )
         if cache is not None:
             self.teacher = CachedTeacher(self.teacher, cache)
+        self._images = SharedImages()
         # Of the last batch: the trainer looks at them if the loss is not a number, and for its log.
         self.targets: States | None = None
         self.watched: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -160,28 +162,25 @@ class MultilingualDistillationLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the weighted parts of one batch."""
-        english, translated, target = [], [], []
+        groups: dict[str, list[States]] = {"en": [], "translated": [], "target": []}
         idle: Tensor | float = 0.0
         for features in sentence_features:
-            states = self._compute_states(features)
-            if features.get("side") == "en":
-                english.append(states)
-                target.append(self._compute_targets(features, None))
-            elif "side" in features:
-                translated.append(states)
-            else:
-                real = features["row"] >= 0  # -1: a text without a row, so that every process runs all layers
-                is_english = (features["language"] == 0) & real
-                is_translated = (features["language"] != 0) & real
-                if not real.all():
-                    idle = states["sentence"][~real].sum() * 0.0
-                english.append({key: value[is_english] for key, value in states.items()})
-                if is_translated.any():
-                    translated.append({key: value[is_translated] for key, value in states.items()})
-                target.append(self._compute_targets(features, is_english))
+            states, aim = self._compute_both(features)
+            groups["target"] += [] if aim is None else [aim]
+            if "side" in features:
+                groups[features["side"]].append(states)
+                continue
+            real = features["row"] >= 0  # -1: a text without a row, so that every process runs all layers
+            is_english = (features["language"] == 0) & real
+            is_translated = (features["language"] != 0) & real
+            if not real.all():
+                idle = states["sentence"][~real].sum() * 0.0
+            groups["en"].append({key: value[is_english] for key, value in states.items()})
+            if is_translated.any():
+                groups["translated"].append({key: value[is_translated] for key, value in states.items()})
         # Autocast would multiply the fp32 states in bf16: cosines of 0.997 and 1 would be equal.
-        with torch.autocast(english[0]["sentence"].device.type, enabled=False):
-            parts = self.compute_loss_from_states(english, translated, target)
+        with torch.autocast(groups["en"][0]["sentence"].device.type, enabled=False):
+            parts = self.compute_loss_from_states(*groups.values())
         return parts | {"english": parts["english"] + idle}
 
     @property
@@ -241,6 +240,15 @@ class MultilingualDistillationLoss(nn.Module):
         tokens = middle_states(self.model, features, self.middle_layer)
         states = compared_states(self.head, tokens, features, self.end_token_ids)
         return states | {key: features[key] for key in ("row", "language") if key in features}
+
+    def _compute_both(self, features: Features) -> tuple[States, States | None]:
+        """The student's states of all texts, and the teacher's of the English ones; None if there are none."""
+        with self._images.between(self.model, self.teacher):
+            states = self._compute_states(features)
+            if features.get("side") == "translated":
+                return states, None
+            source = None if "side" in features else (features["language"] == 0) & (features["row"] >= 0)
+            return states, self._compute_targets(features, source)
 
     def _compute_targets(self, features: Features, source: Tensor | None) -> States:
         row = features["row"] if source is None else features["row"][source]

@@ -1,34 +1,41 @@
 """Group the inputs of `encode` into batches: inputs with the same image go together."""
 
-import os
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from PIL import Image
 
 from xvlm2vec_st.encoding.inputs import InputError
-from xvlm2vec_st.images.hashing import image_key
+from xvlm2vec_st.encoding.open_images import OpenImages
 
 
-def plan_batches(inputs: Sequence[Any], batch_size: int) -> list[list[int]]:
+def plan_batches(inputs: Sequence[Any], batch_size: int, images: OpenImages | None = None) -> list[list[int]]:
     """The numbers of the inputs in each batch; a batch never exceeds `batch_size` inputs.
 
     Inputs with the same images are neighbours, and share a batch if they fit. Groups are sorted by the size of their
     images and then by the length of their texts, largest first, so that little is padded. Inputs without an image come
     last.
 
+    Args:
+        inputs: inputs of `encode`.
+        batch_size: the most inputs of a batch, 1 or more.
+        images: the images of the call; it remembers the keys of image objects.
+
+    Raises:
+        InputError: an image object cannot be read.
+
     >>> red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     >>> plan_batches([{"image": red, "text": "a"}, "b", blue, {"image": red, "text": "cc"}], 2)
     [[3, 0], [2, 1]]
     """
-    known: dict[int, Hashable] = {}
+    images = images or OpenImages(lasting=isinstance(inputs, list | tuple))
     groups: dict[Hashable, list[int]] = {}
     alone: list[int] = []
     for number, item in enumerate(inputs):
         keys = []
         for count, image in enumerate(images_in(item), 1):
             try:
-                keys.append(key_of(image, known))
+                keys.append(images.source_key(image))
             except ValueError as error:
                 raise InputError(number, item, f", image {count}: {error}") from error
         if keys:
@@ -72,15 +79,6 @@ def images_in(item: Any) -> list[Any]:
     if isinstance(item, list | tuple):
         return [image for part in item for image in images_in(part)]
     return []
-
-
-def key_of(image: Any, known: dict[int, Hashable]) -> Hashable:
-    """The path of an image, or else the key of its content, computed once per object."""
-    if isinstance(image, str | os.PathLike):
-        return os.fspath(image)
-    if id(image) not in known:
-        known[id(image)] = image_key(image)
-    return known[id(image)]
 
 
 def size_of(image: Any) -> int:

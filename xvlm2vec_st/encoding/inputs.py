@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from sentence_transformers.base.modality import is_image_url_or_path
 
-from xvlm2vec_st.images.opening import open_image
+from xvlm2vec_st.encoding.open_images import OpenImages
 
 SOURCES = ("image", "url", "path", "base64")
 
@@ -51,20 +51,24 @@ def text_inputs(model: Any, items: Sequence[Any]) -> list[Any]:
     return [text_input(item) for item in items]
 
 
-def open_inputs(inputs: Sequence[Any]) -> list[Any]:
+def open_inputs(inputs: Sequence[Any], images: OpenImages | None = None) -> list[Any]:
     """Open every image of the inputs, each path and object once, and drop parts that are None.
+
+    Args:
+        inputs: inputs of `encode`.
+        images: the images that are open already; the others are added.
 
     Raises:
         InputError: an image cannot be read; an input has neither text nor image.
     """
-    opened: dict[Any, Image.Image] = {}
-    return [open_input(row, item, opened) for row, item in enumerate(inputs)]
+    images = OpenImages() if images is None else images
+    return [open_input(row, item, images) for row, item in enumerate(inputs)]
 
 
-def open_input(row: int, item: Any, opened: dict[Any, Image.Image]) -> Any:
-    """Open the images of one input; `opened` caches the images of a call.
+def open_input(row: int, item: Any, images: OpenImages) -> Any:
+    """Open the images of one input; `images` are those of a call.
 
-    >>> open_input(0, {"image": None, "text": "a dog"}, {})
+    >>> open_input(0, {"image": None, "text": "a dog"}, OpenImages())
     {'text': 'a dog'}
     """
     count = 0
@@ -72,13 +76,10 @@ def open_input(row: int, item: Any, opened: dict[Any, Image.Image]) -> Any:
     def image(source: Any) -> Image.Image:
         nonlocal count
         count += 1
-        key = os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
-        if key not in opened:
-            try:
-                opened[key] = open_image(source)
-            except ValueError as error:
-                raise InputError(row, item, f", image {count}: {error}") from error
-        return opened[key]
+        try:
+            return images.open(source)
+        except ValueError as error:
+            raise InputError(row, item, f", image {count}: {error}") from error
 
     def parts(value: Any) -> Any:
         if isinstance(value, Image.Image | os.PathLike) or (
@@ -97,9 +98,9 @@ def open_input(row: int, item: Any, opened: dict[Any, Image.Image]) -> Any:
             return value if isinstance(content, str) else value | {"content": blocks(content)}
         present = {key: part for key, part in value.items() if part is not None}
         if "image" in present:
-            images = present["image"]
-            several = isinstance(images, list | tuple)
-            present["image"] = [image(part) for part in images] if several else image(images)
+            given = present["image"]
+            several = isinstance(given, list | tuple)
+            present["image"] = [image(part) for part in given] if several else image(given)
         return present
 
     def blocks(content: Any) -> Any:

@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_accelerate_available, is_torchvision_available
 from transformers.utils import logging as transformers_logging
 
+from xvlm2vec_st.families.dtypes import exact_dtype
 from xvlm2vec_st.families.published import PUBLISHED, recognise
 from xvlm2vec_st.families.templates import build_template, read_template
 
@@ -35,6 +36,7 @@ def embedder_modules(
     processor_kwargs: Mapping[str, Any] | None = None,
     config_kwargs: Mapping[str, Any] | None = None,
     adapter: str | None = None,
+    exact: bool = False,
 ) -> list[nn.Module]:
     """Load a raw checkpoint as Transformer (with its chat template), last-token Pooling and Normalize.
 
@@ -46,6 +48,7 @@ def embedder_modules(
         processor_kwargs: see `model_kwargs`.
         config_kwargs: see `model_kwargs`.
         adapter: folder or Hub id of an adapter that will be added.
+        exact: load in the smallest dtype that holds the files' weights without rounding.
 
     Raises:
         ValueError: the family has no template; the tokenizer does not append the token that the embedder pools;
@@ -65,7 +68,7 @@ def embedder_modules(
             check_weights(base, **(model_kwargs or {}))
         body = Transformer(
             base,
-            model_kwargs=dict(model_kwargs or {}),
+            model_kwargs={**(model_kwargs or {}), **({"dtype": exact_dtype(base)} if exact else {})},
             processor_kwargs={"backend": backend, **(processor_kwargs or {}), "chat_template": text},
             config_kwargs=dict(config_kwargs or {}),
         )

@@ -3,9 +3,6 @@
 import logging
 import sys
 
-from huggingface_hub.utils import enable_progress_bars
-from transformers.utils import logging as transformers_logging
-
 LIBRARIES = (
     "accelerate",
     "datasets",
@@ -27,6 +24,10 @@ def quiet_libraries(*, bars: bool = False) -> None:
 
     >>> quiet_libraries()
     """
+    # Imported here, because --help and refusals need none of them.
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
     logging.captureWarnings(True)
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -56,7 +56,8 @@ def arguments_of(
     corpus = world.corpus
     if stage.image_share is not None:
         corpus = write_subset(corpus, stage.image_share, out.with_name(f"{out.name}.jsonl"))
-    own = {name: value for name, value in settings.items() if name in DistillArguments.__dataclass_fields__}
+    options = {name: value for name, value in settings.items() if name in DistillArguments.__dataclass_fields__}
+    own = {"distance_metric": "mse"} | options  # a variant changes the paper's loss
     rest = {name: value for name, value in settings.items() if name not in own and name not in ("warmup", "dev")}
     arguments = DistillArguments(
         student=start,

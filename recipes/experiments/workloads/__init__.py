@@ -1,0 +1,1 @@
+"""What `bench_versions` compares two versions of the source on."""
