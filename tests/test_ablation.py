@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from recipes.experiments.ablation import command
 from recipes.experiments.ablation.mini_world import MiniWorld
-from recipes.experiments.ablation.operations import operation_counter
+from recipes.experiments.ablation.operations import OperationCounter
 from recipes.experiments.ablation.records import append_record, new_record, pack_bits, read_records, unpack_bits
 from recipes.experiments.ablation.report import updates_for_equal_operations
 from recipes.experiments.ablation.statistics import difference, estimate, query_means
@@ -76,13 +76,13 @@ def test_equal_operations_take_other_updates_only_beyond_two_percent():
 
 def test_operations_of_a_layer_and_of_attention():
     layer, given = torch.nn.Linear(8, 4, bias=False), torch.randn(16, 8)
-    with operation_counter() as counter:
+    with OperationCounter() as counter:
         layer(given).sum().backward()
-    assert counter.get_total_flops() == 2 * (2 * 16 * 8 * 4)  # the output, and the weights' gradient
+    assert counter.total == 2 * (2 * 16 * 8 * 4)  # the output, and the weights' gradient
     query = torch.randn(1, 2, 32, 16)
-    with operation_counter() as counter:
+    with OperationCounter() as counter:
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
-    assert counter.get_total_flops() == 2 * (2 * 2 * 32 * 32 * 16)
+    assert counter.total == 2 * (2 * 2 * 32 * 32 * 16)
 
 
 def test_maps_that_need_no_training():

@@ -10,7 +10,7 @@ from xvlm2vec_st import SentenceTransformer
 
 from ...distill.command import distill
 from ...distill.options import DistillArguments, DistillTrainingArguments
-from .operations import operation_counter
+from .operations import OperationCounter
 from .records import Hits, Record, new_record
 from .untrained import MAPS, with_map
 from .variants import Stage, Variant
@@ -35,9 +35,9 @@ def train_and_score(world: World, variant: Variant, seed: int, updates: int, wor
     start, operations, began = world.start, 0, time.time()
     for number, stage in enumerate(variant.stages):
         steps = max(round(updates * stage.share), 1)
-        with operation_counter() as counter:
+        with OperationCounter() as counter:
             start = str(distill(*arguments_of(world, stage, settings, start, seed, steps, work / str(number))))
-        operations += counter.get_total_flops()
+        operations += counter.total
     seconds = round(time.time() - began, 1)
     hits = world.score(world.same_for_all(SentenceTransformer(start)))
     shutil.rmtree(work)
