@@ -5,7 +5,7 @@
 
 Random weights in bf16, in shards, and a random adapter on the published target modules. `build` runs in a fresh
 process; its peak includes the libraries, and the pages of the checkpoint's files that it has mapped. The published
-geometry takes 17 GB of disk, for the checkpoint and its result, and 11 GB of memory.
+geometry takes 17 GB of disk, for the checkpoint and its result, and 10 GB of memory.
 """
 
 import argparse
