@@ -1,6 +1,8 @@
 """Two versions of the source are compared on each workload, and must give equal results."""
 
+import importlib
 import importlib.util
+import inspect
 
 import pytest
 
@@ -70,3 +72,27 @@ def test_a_folder_without_the_source_is_refused(tmp_path):
 def test_an_unknown_workload_is_refused():
     with pytest.raises(ValueError, match="--only nothing: unknown"):
         main([str(ROOT), "--only", "nothing"])
+
+
+SMALL = {
+    "build_merge": {"width": 32, "layers": 1},
+    "check_images": {"images": 4},
+    "encode_distinct_images": {"images": 2, "side": 64},
+    "encode_repeated_images": {"images": 2, "side": 64},
+    "load_parallel": {"rows": 200},
+    "mmmeb_task": {"queries": 5, "candidates": 20, "texts": 30},
+    "repair_points": {"characters": 200},
+    "translate_none": {"scenes": 5},
+}
+
+
+@pytest.mark.parametrize("name", bench_versions.names())
+def test_a_workload_gives_the_same_result_twice(name, tmp_path, monkeypatch):
+    workload = importlib.import_module(f"recipes.experiments.workloads.{name}")
+    sizes = SMALL.get(name, {})
+    assert set(sizes) == set(workload.SIZES) == set(inspect.signature(workload.prepare).parameters) - {"folder"}
+    workload.prepare(tmp_path, **sizes)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    digest = workload.run(tmp_path)
+    assert digest and workload.run(tmp_path) == digest
