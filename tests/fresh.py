@@ -46,6 +46,7 @@ def _child(code: str, packages: Sequence[str], environment: dict[str, str], prin
     warnings.resetwarnings()  # pytest's make errors of some
     warnings.simplefilter("ignore")
     _forget(packages)
+    _restore_output()
     status = _run(code)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -60,6 +61,17 @@ def _forget(packages: Sequence[str]) -> None:
     for finder in sys.meta_path:
         if type(finder).__name__ == "MMMEB":  # of the file that Python reads when it starts
             type(finder).busy = False
+
+
+def _restore_output() -> None:
+    """The libraries' warnings and bars, which a command in the same process has switched off."""
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.set_verbosity_warning()
+        logging.enable_progress_bar()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].enable_progress_bars()
 
 
 def _run(code: str) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmmeb_tasks.data.layout import KINDS, LAYOUTS, BenchmarkRow, Kind, data_file, image_path, read_rows
+from mmmeb_tasks.data.contents import image_path
+from mmmeb_tasks.data.layout import KINDS, LAYOUTS, BenchmarkRow, Kind, data_file, read_rows
 
 GOOD: dict[Kind, dict[str, object]] = {
     "i2t": {"id": "a", "img": "1", "captions": ["one", "two"]},

@@ -283,7 +283,8 @@ def count_opened(rank, corpus, out):
             train, held_out = load_rows(arguments, training)
             assert (len(train), len(held_out)) == (COUNT - 2, 4)
             counts.append(len(names))
-        shutil.rmtree(Path(config.HF_DATASETS_CACHE) / "xvlm2vec_images", ignore_errors=rank == 1)
+        if rank == 0:
+            shutil.rmtree(Path(config.HF_DATASETS_CACHE) / "xvlm2vec_images")
         torch.distributed.barrier()
         load(corpus)
         return [*counts, len(names)]
