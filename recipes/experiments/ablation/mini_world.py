@@ -54,7 +54,7 @@ class MiniWorld(World):
         every = ("en", *self.languages)
         self.tasks = MINI_TASKS if set(every) <= set(LANGUAGES) else MINI_TASKS_11
         self.name = "mini" if self.tasks is MINI_TASKS else "mini11"
-        if self.name == "mini11":  # the same batches in halves: 440 texts at once took 11 GB
+        if self.name == "mini11":  # the same batches in halves, which take half the memory
             self.settings = self.settings | {"per_device_train_batch_size": 20, "gradient_accumulation_steps": 2}
         queries = min(queries, DEV_QUERIES) if dev else queries
         self.data = work / f"{'dev' if dev else 'test'}-{queries}-{'-'.join(every)}"
