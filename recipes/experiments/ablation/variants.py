@@ -87,6 +87,12 @@ VARIANTS = (
     Variant("10 % rows with images", stages=(Stage(1.0, 0.1),), worlds=WITH_IMAGES),
     Variant("25 % rows with images", stages=(Stage(1.0, 0.25),), worlds=WITH_IMAGES),
     Variant("500 new tokens", {"new_tokens": 500}, worlds=("mini11",)),
+    Variant(
+        "cosine, 500 new tokens, 25 % rows with images",
+        {"distance_metric": "cosine", "new_tokens": 500},
+        stages=(Stage(1.0, 0.25),),
+        worlds=("mini11",),
+    ),
     Variant("500 new tokens, trained first", {"new_tokens": 500, "embedding_steps": 30}, worlds=("mini11",)),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
