@@ -1,4 +1,5 @@
-# make demo: the whole story in about 10 minutes. make test: lint and tests. Each installs first.
+# make demo: the whole story in about 10 minutes. make app: a page that searches its images. make test: lint and
+# tests. Each installs first.
 # VERSIONS=tested (default), lowest or newest says which versions, each in a virtual environment of its own:
 # constraints.txt, constraints-lowest.txt, or what pip finds. make lock writes both files again.
 PYTHON ?= python3
@@ -26,10 +27,14 @@ TORCHVISION = $(shell $(BIN)/python -c 'import torch; \
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo app test test-slow lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m recipes.demo $(DEMO)
+
+# On the images of `make demo`.
+app: $(VENV)/installed
+	$(BIN)/python -m recipes.image_search.serve xvlm2vec/index --student ./xvlm2vec --open $(APP)
 
 # Releases of ruff differ in what they find, so the lint belongs to the tested set.
 test: $(VENV)/installed $(VENV)/families/installed $(if $(filter tested,$(VERSIONS)),lint)

@@ -12,6 +12,9 @@ COMMANDS = {
     "distill": (".distill.__main__", "train a multilingual student from an English embedder"),
     "add-language": (".add_language.__main__", "translate, distil and score, to add languages to an embedder"),
     "evaluate": (".evaluate.__main__", "score models on MMMEB and compare them"),
+    "index": (".image_search.index", "embed a folder of images, to search it"),
+    "search": (".image_search.search", "find images by a text in any language, an image, or both"),
+    "serve": (".image_search.serve", "search an index on a web page of this machine"),
     "demo": (".demo", "distil and score the bundled mini embedder, offline"),
 }
 

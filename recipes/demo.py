@@ -6,7 +6,8 @@
 The bundled English mini embedder learns Italian, Spanish, French and German with the xVLM2Vec loss. It is
 scored on MMMEBMini before and after, and once more over the candidates that the English embedder has embedded
 in English: does an index that exists stay valid? Unfinished work lies in OUT.demo. OUT appears when the run has
-finished, with its report in OUT/report.
+finished, with its report in OUT/report. At the end, the English embedder indexes a folder of images, and the
+student searches it in five languages: OUT/images and OUT/index, which `xvlm2vec serve` opens.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from mmmeb_tasks.mini.write import QUERIES, write_benchmark, write_corpus
 from xvlm2vec_st.utils.folders import Destination, expanded
 
 from .distill.options import DistillArguments
+from .image_search.extras import require
 from .shared.command import parser_of, run_prepared
 
 # Files and folders that the steps write in OUT.demo.
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 def prepare() -> Callable[[], object]:
     """The demo that the command line asks for, with the libraries imported that its steps need."""
     args = parse_args(None)
+    require("lancedb", "search")  # now, not after the training
     import datasets  # noqa: F401
     import mteb  # noqa: F401
     import sentence_transformers  # noqa: F401
@@ -74,11 +77,13 @@ def run_demo(args: argparse.Namespace) -> Path:
             print(f"Done: {args.out}")
         else:
             run_in(place, args)
+            search_images(args.out)
+            show_use(args.out)
     return args.out
 
 
 def run_in(place: Destination, args: argparse.Namespace) -> None:
-    """Run the six steps in the work folder."""
+    """Run the steps that make the student and its report, in the work folder."""
     # They import torch, which --help does without.
     from sentence_transformers import SentenceTransformer
 
@@ -88,21 +93,21 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
 
     work, clock = place.work, Clock()
 
-    print("1/6  The mini world: scenes of emoji, named in five languages, and an English-only embedder")
+    print("1/7  The mini world: scenes of emoji, named in five languages, and an English-only embedder")
     data = write_benchmark(work / "data", queries=args.queries)
     corpus = write_corpus(work / "corpus", scenes=args.scenes)
     clock.lap("world")
 
-    print("2/6  Scoring the teacher: MMMEBMini in five languages")
+    print("2/7  Scoring the teacher: MMMEBMini in five languages")
     teacher = SentenceTransformer(str(TEACHER))
     before = evaluate_mini(teacher, data_root=data, tasks=args.tasks)
     clock.lap("score_teacher")
 
-    print("3/6  Distilling: the student learns to embed it, es, fr, de as the teacher embeds English")
+    print("3/7  Distilling: the student learns to embed it, es, fr, de as the teacher embeds English")
     built = distill_teacher(args, corpus / "parallel.jsonl", work / "model")
     clock.lap("distil")
 
-    print("4/6  Scoring the student, then its queries on the teacher's English candidates")
+    print("4/7  Scoring the student, then its queries on the teacher's English candidates")
     student = SentenceTransformer(str(built))
     after = evaluate_mini(student, data_root=data, tasks=args.tasks)
     clock.lap("score_student")
@@ -110,7 +115,7 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
     clock.lap("score_index")
     print(score_table(before, after, on_index))
 
-    print("5/6  Writing the report")
+    print("5/7  Writing the report")
     report = built / "report"
     report.mkdir()
     languages_chart(before, after, report / "languages.png")
@@ -123,9 +128,37 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
 
     place.finish(built)
     minutes = sum(clock.seconds.values()) / 60
-    print(f"6/6  Done in {minutes:.1f} minutes; see {args.out}/report/contact.html. Use the model:\n")
+    print(f"6/7  The student is in {args.out} after {minutes:.1f} minutes; see {args.out}/report/contact.html")
+
+
+def search_images(student: Path) -> None:
+    """Index images with the teacher, search them with the student; writes `images` and `index` into its folder."""
+    from sentence_transformers import SentenceTransformer
+
+    from .image_search.indexing import build_index
+    from .image_search.mini_search import search_mini_images, write_mini_images
+    from .image_search.options import parse_index_args
+    from .image_search.store import ImageIndex
+
+    print("7/7  Searching images: the teacher indexes them, the student finds them in five languages")
+    images, place = student / "images", student / "index"
+    write_mini_images(images)
+    build_index(parse_index_args([str(images), "--model", str(TEACHER), "--out", str(place)]))
+    index = ImageIndex.open(place)
+    for name, model in (("teacher", TEACHER), ("student", student)):
+        hits = search_mini_images(index, SentenceTransformer(str(model)), LANGUAGES)
+        shares = "  ".join(f"{language} {100 * found.mean():.1f} %" for language, found in hits.items())
+        print(f"     {name}: the image of a name comes first: {shares}")
+
+
+def show_use(out: Path) -> None:
+    """Print what to do with the student."""
+    print("Search by text or image, in the terminal or on a page:\n")
+    print(f'    xvlm2vec search {out}/index "mela rossa" --model {out} --limit 3')
+    print(f"    xvlm2vec serve {out}/index --student {out}\n")
+    print("Use the model:\n")
     print("    from sentence_transformers import SentenceTransformer")
-    print(f'    model = SentenceTransformer("{args.out}")')
+    print(f'    model = SentenceTransformer("{out}")')
     print('    model.encode(["mela rossa", {"image": "a.jpg"}, {"image": "a.jpg", "text": "Was ist das?"}])')
 
 

@@ -12,7 +12,12 @@ import processes
 import pytest
 from PIL import Image
 
+from mmmeb_tasks.mini import TEACHER
+from mmmeb_tasks.mini.world import load_world
 from recipes import demo
+from recipes.image_search.models import load_query_model
+from recipes.image_search.queries import embed_query
+from recipes.image_search.store import ImageIndex
 from recipes.shared.report import score_table
 
 TASKS = {"t2i", "c"}
@@ -32,8 +37,8 @@ def shown(tmp_path_factory):
 
 def test_every_step_says_what_it_does_and_the_table_is_printed(shown):
     folder, printed = shown
-    for step in range(1, 7):
-        assert f"\n{step}/6  " in "\n" + printed
+    for step in range(1, 8):
+        assert f"\n{step}/7  " in "\n" + printed
     scores = json.loads((folder / "report" / "scores.json").read_text())
     assert score_table(scores["teacher"], scores["student"], scores["student_on_teacher_index"]) in printed
     assert printed.rstrip().splitlines()[-3].strip() == "from sentence_transformers import SentenceTransformer"
@@ -77,7 +82,7 @@ def run(argv, printed):
         demo.main(argv)
 
 
-@pytest.mark.parametrize("step", [pytest.param("2/6", marks=pytest.mark.slow), "3/6"])
+@pytest.mark.parametrize("step", [pytest.param("2/7", marks=pytest.mark.slow), "3/7"])
 def test_ctrl_c_leaves_nothing_that_looks_finished(tmp_path, step):
     reading, printed = os.pipe()
     child = processes.apart(run, ["--out", str(tmp_path / "xvlm2vec"), *SHORT], printed)
@@ -100,3 +105,15 @@ def test_a_score_over_the_index_is_a_third_figure():
     table = score_table({"en": {"c": 0.5}}, {"en": {"c": 0.5}}, {"en": {"c": 0.475}})
     assert table.splitlines()[0] == "| P@1, %: teacher → student · student on the teacher's index | en |"
     assert table.splitlines()[-1] == "| c | 50.0 → 50.0 (+0.0) · 47.5 |"
+
+
+def test_the_student_searches_what_the_teacher_indexed(shown):
+    folder, printed = shown
+    index = ImageIndex.open(folder / "index")
+    assert len(index) == len(list((folder / "images").glob("*.png"))) == len(load_world(["en"]).concepts)
+    assert index.space.model == str(TEACHER)
+    query = embed_query(load_query_model(index.space, str(folder)), "rainbow")
+    assert index.search(query, limit=1)[0].path in {path.name for path in (folder / "images").iterdir()}
+    found = re.findall(r"(teacher|student): the image of a name comes first: en ([\d.]+) %  it ([\d.]+) %", printed)
+    assert [name for name, _, _ in found] == ["teacher", "student"]
+    assert 70 < float(found[0][1]) <= 100 and float(found[0][2]) < 30  # the teacher knows English only

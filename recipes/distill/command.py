@@ -9,7 +9,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import set_seed
 
 from xvlm2vec_st import DistillationTrainer, SentenceTransformer
+from xvlm2vec_st.building.model_card import CardTeacher
 from xvlm2vec_st.building.vocabulary import new_token_ids
 from xvlm2vec_st.training.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.training.evaluation import parallel_evaluator
 from xvlm2vec_st.utils.folders import NOTE, Destination, remove, write_note
 
 from ..shared.muon import Muon
-from .card import save_with_card, score_summary
+from .card import card_teachers, save_with_card, score_summary
 from .new_tokens import start_with_new_tokens
 from .options import DistillArguments, check_pair, run_settings
 from .parser import parse_arguments
@@ -81,6 +82,7 @@ class Run:
     training: SentenceTransformerTrainingArguments
     place: Destination
     start_model: str = ""
+    teachers: list[CardTeacher] = field(default_factory=list)
 
     @property
     def resumes(self) -> bool:
@@ -123,10 +125,15 @@ class Run:
         self.start_model = extend_start(arguments, first, self.place.work, training)
         set_seed(training.seed)  # after what a resumed run does not do again
         student = SentenceTransformer(self.start_model)
-        dtypes = set_trainable(student, arguments, bf16=training.bf16)
         # A student that learns an adapter only is its own teacher, with the adapter disabled.
         own_teacher = arguments.lora_rank and not arguments.teacher
-        teacher = None if own_teacher else SentenceTransformer(arguments.teacher or first)
+        if own_teacher:
+            self.name_teacher(student, first)  # before it has the adapter, and another dtype
+        dtypes = set_trainable(student, arguments, bf16=training.bf16)
+        teacher = None
+        if not own_teacher:
+            teacher = SentenceTransformer(arguments.teacher or first)
+            self.name_teacher(teacher, first)
         loss = build_loss(student, teacher, arguments)
         evaluator = None
         if held_out is not None:
@@ -154,6 +161,12 @@ class Run:
         if arguments.embedding_steps:
             start_with_new_tokens(trainer, student, new_token_ids(self.start_model), arguments.embedding_steps)
         return trainer, dtypes
+
+    def name_teacher(self, teacher: SentenceTransformer, first: str) -> None:
+        """Note which models the student's card will name; the first process writes it."""
+        if self.training.process_index == 0:
+            given = self.arguments.teacher
+            self.teachers = card_teachers(teacher, given or self.arguments.student, given or first)
 
     def train(self, trainer: DistillationTrainer) -> None:
         """Train to the end, from a checkpoint if the run resumes, and evaluate.
@@ -184,7 +197,7 @@ class Run:
             arguments, work, draft = self.arguments, self.place.work, self.place.draft
             remove(draft)  # left by a killed run
             student = self.finalize(whole, dtypes)
-            save_with_card(student, draft, arguments.student, arguments.languages)
+            save_with_card(student, draft, arguments.student, arguments.languages, self.teachers)
             log = json.dumps(trainer.state.log_history, indent=1)
             (draft / "training_log.json").write_text(log + "\n")
             if (work / "runs").is_dir():  # TensorBoard's logs, where transformers writes them

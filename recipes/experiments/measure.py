@@ -71,6 +71,11 @@ def peak_of(run: Callable[[], Any]) -> int | None:
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
+    return process_peak_of(run)
+
+
+def process_peak_of(run: Callable[[], Any]) -> int | None:
+    """Most bytes of the process that a call holds above what was held before it (Linux; None elsewhere)."""
     if not REFS.exists():
         return None
     ctypes.CDLL(None).malloc_trim(0)  # else a call may live on what an earlier one left

@@ -1,12 +1,18 @@
-"""The model card of a built folder."""
+"""The model card of a built folder, and the teachers that a card names."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import yaml
+from huggingface_hub import metadata_load
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import load_file_path
 
 from xvlm2vec_st.utils.modules import transformer_of
 
+KEY = "teachers"
 CARD = """---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -27,6 +33,45 @@ model.encode(["a text", {{"image": "image.jpg", "text": "a text about it"}}])
 
 {versions}.
 """
+
+
+@dataclass(frozen=True)
+class CardTeacher:
+    """A model in whose space another one embeds: name, and fingerprint in hex."""
+
+    name: str
+    fingerprint: str
+
+
+def read_teachers(name: str) -> list[CardTeacher]:
+    """The teachers that the card of a model, a folder or Hub id, names; the nearest first.
+
+    Raises:
+        ValueError: the card's metadata cannot be read.
+    """
+    card = load_file_path(name, "README.md")
+    if card is None:
+        return []
+    try:
+        return [CardTeacher(**teacher) for teacher in (metadata_load(card) or {}).get(KEY, [])]
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{card}: its metadata cannot be read ({' '.join(str(error).split())[:200]}); `{KEY}` is a list of name "
+            "and fingerprint: repair it, or delete it"
+        ) from error
+
+
+def front_matter(teachers: Sequence[CardTeacher]) -> str:
+    """The lines of a card's metadata that name teachers; empty without one.
+
+    >>> print(front_matter([CardTeacher("english", "0f")]), end="")
+    teachers:
+    - name: english
+      fingerprint: 0f
+    """
+    if not teachers:
+        return ""
+    return yaml.safe_dump({KEY: [*map(asdict, teachers)]}, sort_keys=False, allow_unicode=True)
 
 
 def build_model_card(
@@ -53,9 +98,12 @@ def build_model_card(
     notes = "\nThe chat template in this folder is part of the model: images, each on a line, then the text."
     if kept:
         notes += "\nThe weights are those of the base, which must stay where adapter_config.json says."
+    front = "" if Path(base).exists() else f"base_model: {base}\n"
+    if embedder and adapter is None:
+        front += front_matter(read_teachers(base))  # it still embeds into their space
     phi3v = transformer_of(model).config.model_type == "phi3_v"
     return CARD.format(
-        front="" if Path(base).exists() else f"base_model: {base}\n",
+        front=front,
         title=title,
         sources=sources,
         dim=model.get_embedding_dimension(),

@@ -17,14 +17,15 @@ DIGEST_BYTES = 16
 IGNORED_KEYS = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 
 
-def fingerprint(model: SentenceTransformer) -> str:
+def fingerprint(model: SentenceTransformer, *, adapters: bool = False) -> str:
     """16 bytes in hex for everything that decides a model's states: weights, config, preprocessing, pooling.
 
-    Adapters are left out: a student with its adapter disabled is the model that it started from.
+    Adapters are left out, unless `adapters` is set: a student with its adapter disabled is the model that it
+    started from.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for name, tensor in sorted(model.state_dict().items()):
-        if "lora_" in name:
+        if "lora_" in name and not adapters:
             continue
         plain = name.replace(".base_layer.", ".").replace("base_model.model.", "")
         digest.update(f"{plain} {tensor.dtype} {list(tensor.shape)}".encode())
