@@ -296,7 +296,7 @@ def test_a_heic_without_pillow_heif_says_what_to_install(monkeypatch):
     monkeypatch.setattr(reading, "find_spec", lambda name: None)
     error = ValueError("cannot read an image")
     error.__cause__ = UnidentifiedImageError("cannot identify image file <_io.BytesIO object at 0x7f>")
-    assert reading.reason(error, "a/phone.HEIC") == "HEIC needs a package more; pip install pillow-heif"
+    assert reading.reason(error, "a/phone.HEIC") == "HEIC images need pillow-heif; pip install pillow-heif"
     assert reading.reason(error, "a/phone.png") == "is not an image, or one that is damaged"
     reading.register_heif()  # changes nothing
 

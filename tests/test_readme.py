@@ -41,16 +41,16 @@ def snippets():
 
 
 def test_there_are_three_snippets():
-    assert [title for title, _ in snippets()] == ["Search", "Train", "Benchmark"]
+    assert [title for title, _ in snippets()] == ["Embed", "Train", "Benchmark"]
 
 
 @pytest.mark.parametrize(("title", "code"), snippets(), ids=[title for title, _ in snippets()])
 def test_a_snippet_runs(place, title, code, capsys):
-    if title == "Search":
+    if title == "Embed":
         assert "xvlm2vec_st" not in code and "trust_remote_code" not in code
     exec(compile(code, f"README {title}", "exec"), {})
     printed = capsys.readouterr().out
-    if title == "Search":
+    if title == "Embed":
         assert "torch.Size([2, 2])" in printed
     if title == "Train":
         assert (place / "multilingual-embedder" / "modules.json").is_file()

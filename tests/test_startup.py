@@ -30,6 +30,7 @@ ANSWERED = [
     *((f"recipes {name} --help", 0) for name in ("build", "check", "demo", "distill", "evaluate", "translate")),
     *((f"recipes.{name} --help", 0) for name in ("add_language", "demo", "distill", "evaluate", "translate")),
     ("recipes add-language --help", 0),
+    *((f"recipes {name} --help", 0) for name in ("index", "search", "serve")),
     ("recipes --help", 0),
     ("xvlm2vec_st --help", 0),
     ("mmmeb_tasks --help", 0),

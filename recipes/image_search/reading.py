@@ -62,7 +62,7 @@ def reason(error: ValueError, path: str) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, UnidentifiedImageError):
         if Path(path).suffix.lower() in HEIC and not find_spec("pillow_heif"):
-            return "HEIC needs a package more; pip install pillow-heif"
+            return "HEIC images need pillow-heif; pip install pillow-heif"
         return "is not an image, or one that is damaged"
     hint = f"; {LIMIT_HINT}" if isinstance(cause, Image.DecompressionBombError) else ""
     return (" ".join(str(cause).split())[:300] or type(cause).__name__) + hint
