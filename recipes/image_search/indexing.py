@@ -84,7 +84,7 @@ def hold(out: str) -> AbstractContextManager[Any]:
     place = Destination(out)
     place.check_kind()
     names = [path.name for path in place.out.iterdir() if not path.name.startswith(".")] if place.out.is_dir() else []
-    if names not in ([], [f"{TABLE}.lance"]):
+    if names and f"{TABLE}.lance" not in names:  # lancedb 0.34 adds a file of its own
         raise ValueError(f"{out} holds something else than an index; choose another --out")
     return place.hold()
 
