@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
+from operator import countOf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +103,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # json.loads makes a decoder for each call that has a hook, which takes longer than a line.
 DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # (object, end) of the JSON at a position
+ESCAPE = re.compile(r"\\.")
 
 
 def check_id(value: Any, where: str) -> str:
@@ -194,7 +197,7 @@ def parse_good_lines(lines: Sequence[bytes], languages: Sequence[str]) -> list[P
     """
     codes = [code for code in languages if code != SOURCE]
     try:
-        rows = [_parse_good_line(line, codes) for line in b"".join(lines).decode().split("\n") if line]
+        rows = [_good_row(record, codes) for record in _objects(b"".join(lines).decode())]
         names = chain.from_iterable((row.id, row.id if row.image is None else row.image) for row in rows)
         texts = "\0".join(chain.from_iterable((row.english, *row.translations.values()) for row in rows))
         whole = "\0".join(["", *names, texts, ""])
@@ -206,11 +209,25 @@ def parse_good_lines(lines: Sequence[bytes], languages: Sequence[str]) -> list[P
     return None if nuls or blank or IMAGE_TOKEN.search(texts) else rows
 
 
-def _parse_good_line(text: str, codes: Sequence[str]) -> ParallelRow:
-    """The row of a good line. Of a bad one, an error, or a row with values of wrong types."""
-    record, end = DECODER.raw_decode(text)
-    if type(record) is not dict or text[end:].strip():
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects of lines. A bad line is an error, or an object with values of wrong types."""
+    lines = [line for line in text.split("\n") if line]
+    scanned = list(map(SCAN, lines, repeat(0)))  # ends early at what is not JSON
+    records = [record for record, _ in scanned]
+    rest = (line[end:] for line, (_, end) in zip(lines, scanned, strict=False) if end < len(line))
+    if len(scanned) < len(lines) or {*map(type, records)} != {dict} or any(map(str.strip, rest)):
         raise ValueError(text)
+    # A key that stands twice leaves its quotes in the line. So do the keys of objects in objects.
+    quotes = text.count('"') - (ESCAPE.findall(text).count('\\"') if "\\" in text else 0)
+    texts = countOf(map(type, chain.from_iterable(map(dict.values, records))), str)
+    if quotes != 2 * (sum(map(len, records)) + texts):
+        for line in lines:
+            DECODER.raw_decode(line)
+    return records
+
+
+def _good_row(record: dict[str, Any], codes: Sequence[str]) -> ParallelRow:
+    """The row of an object, whose values may have wrong types."""
     get: Callable[[str], Any] = record.get
     texts = dict(zip(codes, map(get, codes), strict=True))
     if None in texts.values():

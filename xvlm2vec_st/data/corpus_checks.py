@@ -24,19 +24,28 @@ class CorpusChecks:
         self.languages = languages
         self.rows = 0
         self._ids: set[int] = set()
-        self._present: set[str] = set()
+        self._missing = set(languages)
 
-    def add(self, row: ParallelRow, path: Path) -> None:
-        """Count a row of a file.
+    def add(self, rows: Sequence[ParallelRow], path: Path) -> None:
+        """Count rows of a file.
 
         Raises:
             ValueError: an earlier row has the same id.
         """
-        if hash(row.id) in self._ids:
-            raise ValueError(f"{path}: id {row.id!r} stands in two rows of the corpus; give each row its own")
-        self._ids.add(hash(row.id))
-        self._present |= row.translations.keys()
-        self.rows += 1
+        ids = {hash(row.id) for row in rows}
+        if len(ids) < len(rows) or not self._ids.isdisjoint(ids):
+            self._refuse_twice(rows, path)
+        self._ids |= ids
+        self._missing = self._missing.difference(*(row.translations for row in rows)) if self._missing else set()
+        self.rows += len(rows)
+
+    def _refuse_twice(self, rows: Sequence[ParallelRow], path: Path) -> None:
+        """Name the first id that an earlier row has."""
+        seen = set(self._ids)
+        for row in rows:
+            if hash(row.id) in seen:
+                raise ValueError(f"{path}: id {row.id!r} stands in two rows of the corpus; give each row its own")
+            seen.add(hash(row.id))
 
     def finish(self, paths: Sequence[Path]) -> None:
         """Check what can only be known at the end of all files.
@@ -46,7 +55,7 @@ class CorpusChecks:
         """
         if not self.rows:
             raise ValueError(f"{list_files(paths) or 'no files'}: no rows")
-        refuse_missing([code for code in self.languages if code not in self._present], paths)
+        refuse_missing([code for code in self.languages if code in self._missing], paths)
 
 
 def check_present(paths: Sequence[Path], languages: Sequence[str]) -> None:

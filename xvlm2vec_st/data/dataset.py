@@ -75,8 +75,7 @@ def load_parallel(
         with tqdm(desc=f"reading {paths[0].name}", unit=" rows", disable=not show_progress) as bar:
             for file in paths:
                 for rows in blocks(read_parallel(file, languages), ROWS):
-                    for row in rows:
-                        checks.add(row, file)
+                    checks.add(rows, file)
                     yield row_table(rows, languages, root or file.parent)
                     bar.update(len(rows))
         checks.finish(paths)

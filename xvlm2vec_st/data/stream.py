@@ -9,13 +9,14 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from xvlm2vec_st.data.corpus import SOURCE, check_languages, iter_lines, parse_line, read_files
+from xvlm2vec_st.data.corpus import SOURCE, blocks, check_languages, iter_lines, parse_line, read_parallel
 from xvlm2vec_st.data.corpus_checks import CorpusChecks, check_present, corpus_files, list_files
 from xvlm2vec_st.images.archives import resolve_image_root
 from xvlm2vec_st.images.paths import check_inside, image_place
 from xvlm2vec_st.utils.texts import printable
 
 Line = tuple[Path, int, bytes]
+ROWS = 1000  # that are checked at a time
 
 
 class ParallelStream(IterableDataset):
@@ -64,8 +65,9 @@ class ParallelStream(IterableDataset):
         self.buffer, self.seed = buffer, seed
         check_present(self.paths, languages)
         checks = CorpusChecks(languages)
-        for path, row in read_files(self.paths, languages):
-            checks.add(row, path)
+        for path in self.paths:
+            for rows in blocks(read_parallel(path, languages), ROWS):
+                checks.add(rows, path)
         checks.finish(self.paths)
         self.rows = checks.rows
         self.column_names = ["id", "image", SOURCE, *self.languages]
