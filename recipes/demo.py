@@ -70,14 +70,19 @@ def prepare() -> Callable[[], object]:
 def run_demo(args: argparse.Namespace) -> Path:
     """Run the demo; returns the finished folder."""
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
-    place = Destination(args.out, overwrite=args.overwrite, suffix=".demo", command="recipes.demo")
+    place = Destination(
+        args.out,
+        overwrite=args.overwrite,
+        suffix=".demo",
+        command="recipes.demo",
+        after=lambda: search_images(args.out),
+    )
     with place.hold():
-        # An interrupted demo starts again, unless only the last move is missing.
+        # An interrupted demo starts again, unless only the last move or the search is missing.
         if place.begin(settings, early=STEPS):
             print(f"Done: {args.out}")
         else:
             run_in(place, args)
-            search_images(args.out)
             show_use(args.out)
     return args.out
 
@@ -126,9 +131,9 @@ def run_in(place: Destination, args: argparse.Namespace) -> None:
     scores |= {"seconds": clock.seconds, "versions": versions}
     (report / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
 
-    place.finish(built)
     minutes = sum(clock.seconds.values()) / 60
-    print(f"6/7  The student is in {args.out} after {minutes:.1f} minutes; see {args.out}/report/contact.html")
+    print(f"6/7  After {minutes:.1f} minutes, the student goes to {args.out}; see {args.out}/report/contact.html")
+    place.finish(built)
 
 
 def search_images(student: Path) -> None:

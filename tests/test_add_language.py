@@ -14,8 +14,10 @@ from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini import write as mini_files
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.add_language import command as add_language
+from xvlm2vec_st.building.model_card import read_teachers
 from xvlm2vec_st.data.corpus import read_parallel
 from xvlm2vec_st.data.dataset import load_parallel
+from xvlm2vec_st.distillation.fingerprint import fingerprint
 
 SMALL = ["--mini", "60", "--steps", "3", "--batch-size", "6", "--eval-rows", "8", "--queries", "100"]
 TASKS = ["i2t", "t2i"]
@@ -127,6 +129,10 @@ def test_the_teacher_is_the_model_itself(added):
     arguments = added[1]["arguments"]
     assert (arguments.student, arguments.teacher) == (str(TEACHER), None)
     assert arguments.languages == ["pt", "zh", "it"]
+    # So the result may query its index.
+    assert [each.fingerprint for each in read_teachers(str(added[0]))] == [
+        fingerprint(SentenceTransformer(str(TEACHER)))
+    ]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def test_a_dropped_image_is_found_first(page, tmp_path):
     expect(status(page)).to_contain_text("“cat”. Best")
 
 
-def test_an_image_that_is_none_is_said_to_be_so(page):
+def test_a_file_that_is_not_an_image_gets_its_line(page):
     ask(page, "dog")
     drop(page, b"not an image")
     expect(status(page)).to_have_text(FAILED, timeout=LOADS)
@@ -147,7 +147,7 @@ def test_an_image_that_is_none_is_said_to_be_so(page):
     assert first_image(page).is_visible()
 
 
-def test_a_query_that_is_empty_is_asked_for(page):
+def test_an_empty_query_gets_a_hint(page):
     page.get_by_role("button", name="Search").click()
     expect(status(page)).to_have_text("Type a query, or drop an image.", timeout=LOADS)
 

@@ -104,7 +104,8 @@ def test_filters_and_limit(place, capsys):
     capsys.readouterr()
     assert find(place, "dog", "--until", "1999-12-31") == []
     printed = capsys.readouterr()
-    assert (printed.out, printed.err.splitlines()[-1]) == ("", "no image of the index is in that folder and time")
+    reason = f"no image of {place} matches --until 1999-12-31; --folder is a folder below {place.parent / 'images'}"
+    assert (printed.out, printed.err.splitlines()[-1]) == ("", reason)
 
 
 def test_a_vector_is_that_of_plain_sentence_transformers(place, model):
@@ -139,8 +140,8 @@ def test_a_models_own_prompts_come_first(model):
             "Find me an everyday image that matches the given caption: ",
         )
     )
-    own.prompts |= {"document": "Picture: ", "query": "Wanted: "}
-    assert (image_prompt(own), text_prompt(own)) == ("Picture: ", "Wanted: ")
+    own.prompts |= {"document": "Image: ", "query": "Wanted: "}
+    assert (image_prompt(own), text_prompt(own)) == ("Image: ", "Wanted: ")
     expected = model.encode("Wanted: dog", normalize_embeddings=True)
     np.testing.assert_allclose(embed_query(own, "dog"), expected, atol=1e-6)
 
@@ -176,6 +177,8 @@ def test_a_model_of_another_kind_gets_no_instruction_and_refuses_what_it_does_no
         (["--image", "none.png"], "none.png: no such image; pass a file"),
         (["--image", __file__], "cannot read an image from .*test_image_search.py"),
         (["dog", "--model", "./none"], "./none: no such folder"),
+        (["dog", "--html", "/proc"], "--html /proc is a folder; pass a file"),
+        (["dog", "--html", "none/a.html"], "--html none/a.html: there is no folder none; make it"),
     ],
 )
 def test_bad_queries(place, words, message):
@@ -188,6 +191,10 @@ def test_bad_queries(place, words, message):
     [
         (["i", "dog", "--since", "May"], "'May' is not a date; write 2024-05-31"),
         (["i", "dog", "--limit", "0"], "--limit 0: pass 1 or more"),
+        (
+            ["i", "dog", "--since", "2024-06-01", "--until", "2024-05-31"],
+            "--since 2024-06-01 is after --until 2024-05-31",
+        ),
     ],
 )
 def test_bad_options(words, message, capsys):
@@ -216,7 +223,7 @@ def test_a_page_without_results():
     assert results_page("a & b", [], lambda content: b"").endswith("<h1>a &amp; b</h1><ol></ol></html>\n")
 
 
-# ---- Which models may ask ----
+# ---- Which models may query ----
 
 
 def changed_copy(folder, *, teachers=(), card=None):

@@ -10,6 +10,7 @@ import sentence_transformers
 import tiny
 from tokenizers.processors import TemplateProcessing
 
+from recipes.image_search.prompts import IMAGE, image_prompt, text_prompt
 from xvlm2vec_st import SentenceTransformer, build
 from xvlm2vec_st.families.published import PUBLISHED
 from xvlm2vec_st.families.templates import build_template
@@ -51,6 +52,7 @@ def test_e5_v_by_its_name(family, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     model = assert_shares(build(renamed(family, "e5-v", tmp_path), tmp_path / "out"))
     assert model[0].processor.chat_template == PUBLISHED["e5_v"].template
+    assert image_prompt(model) == "" == text_prompt(model), "an image with a text would be one to modify"
     assert last_text(model, {"text": "a dog"}, 30).endswith("assistant<|end_header_id|>\n\n \n")
     assert "is e5_v, with the layout of royokong/e5-v" in caplog.text
     in_memory = SentenceTransformer(str(tmp_path / "e5-v"), device="cpu")
@@ -62,6 +64,7 @@ def test_what_cannot_be_recognised_is_reported(family, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     folder = build(renamed(family, "mine", tmp_path), tmp_path / "out")
     assert both(folder)[0][0].processor.chat_template == build_template(family)
+    assert image_prompt(both(folder)[1]) == IMAGE
     assert "mine is not an embedder that is known here. It gets the layout of VLM2Vec" in caplog.text
     other = build(tmp_path / "mine", tmp_path / "other", template="bge_vl")
     assert both(other)[0][0].processor.chat_template == PUBLISHED["bge_vl"].template

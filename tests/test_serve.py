@@ -73,7 +73,7 @@ def test_each_model_has_its_list_of_at_most_so_many():
     assert Answers(Listed(), embed, 2).answer("red", "a.png")[0].startswith("2 images for “red” and the image. ")
 
 
-def test_an_empty_query_is_asked_for_and_a_bad_one_gets_its_reason():
+def test_an_empty_query_gets_a_hint_and_a_bad_one_its_reason():
     def refuse(text, image):
         raise ValueError(f"<{text}> cannot be embedded")
 
@@ -82,11 +82,11 @@ def test_an_empty_query_is_asked_for_and_a_bad_one_gets_its_reason():
     assert answers.answer("mela", None) == ("error: &lt;mela&gt; cannot be embedded", "")
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "web"])
-def test_a_port_that_is_none_is_refused(port, capsys):
+@pytest.mark.parametrize("port", ["0", "65536", "web", "1" * 5000])
+def test_what_is_not_a_port_is_refused(port, capsys):
     with pytest.raises(SystemExit):
         parse_args(["photos.index", "--port", port])
-    assert port in capsys.readouterr().err
+    assert f"{port} is not a port; pass 1 to 65535" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["gradio", "lancedb"])
@@ -249,6 +249,8 @@ def test_two_models_of_one_name_are_told_apart(index, monkeypatch):
     space = SimpleNamespace(model="org/teacher", prompt="")
     assert list(server.load_models(space, [None, "b/student"])) == ["teacher", "student"]
     assert list(server.load_models(space, [None, "b/teacher"])) == ["org/teacher", "b/teacher"]
+    monkeypatch.chdir(index.parent)
+    assert list(server.load_models(space, [None, "."])) == ["teacher", index.parent.name]
 
 
 def test_the_command_prints_the_address_and_opens_the_browser_if_asked(index, monkeypatch, capsys):

@@ -32,15 +32,15 @@ class Answers:
     limit: int
 
     def answer(self, text: str, image: str | None) -> tuple[str, str]:
-        """The line and the lists, as HTML; a query that cannot be embedded is answered by the reason."""
+        """The line and the lists, as HTML; a query that fails is answered by the reason."""
         text = text.strip()
         if not text and image is None:
             return EMPTY, ""
         try:
             found = {name: self.find(embed(text or None, image)) for name, embed in self.models.items()}
+            lists = "".join(result_list(name, matches, self.index.thumbnail) for name, matches in found.items())
         except ValueError as error:
             return escaped(f"error: {error}"), ""
-        lists = "".join(result_list(name, matches, self.index.thumbnail) for name, matches in found.items())
         return summary(text, image, found), f'<div class="lists">{lists}</div>'
 
     def find(self, vector: np.ndarray) -> list[Match]:

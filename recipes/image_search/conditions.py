@@ -2,8 +2,12 @@
 
 from collections.abc import Collection
 from datetime import date, datetime, time, timedelta
+from pathlib import Path
 
 from .scan import FileState
+
+# The years whose nanoseconds since 1970 fit into 64 bits.
+FIRST_DAY, LAST_DAY = date(1678, 1, 1), date(2261, 12, 31)
 
 
 def where(folder: str | None, since: date | None, until: date | None) -> str:
@@ -18,13 +22,27 @@ def where(folder: str | None, since: date | None, until: date | None) -> str:
     if since:
         parts.append(f"mtime_ns >= {midnight_ns(since)}")
     if until:
-        parts.append(f"mtime_ns < {midnight_ns(until + timedelta(days=1))}")
+        parts.append(f"mtime_ns < {midnight_ns(min(until, LAST_DAY) + timedelta(days=1))}")
     return " AND ".join(parts)
 
 
+def inside_root(folder: str, root: Path) -> str:
+    """A folder relative to the root, where its whole path is given; else as it is.
+
+    >>> inside_root("/photos/Rome", Path("/photos")), inside_root("Rome", Path("/photos"))
+    ('Rome', 'Rome')
+    """
+    return Path(folder).relative_to(root).as_posix() if Path(folder).is_relative_to(root) else folder
+
+
 def midnight_ns(day: date) -> int:
-    """Nanoseconds from 1970 to the start of a day, in local time."""
-    return int(datetime.combine(day, time.min).timestamp()) * 10**9
+    """Nanoseconds from 1970 to the start of a day, in local time; of the nearest day that fits into 64 bits.
+
+    >>> midnight_ns(date.max) < 2**63, midnight_ns(date.min) > -(2**63)
+    (True, True)
+    """
+    fitting = min(max(day, FIRST_DAY), LAST_DAY + timedelta(days=1))
+    return int(datetime.combine(fitting, time.min).timestamp()) * 10**9
 
 
 def one_of(column: str, texts: Collection[str]) -> str:

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from xvlm2vec_st import SentenceTransformer
 from xvlm2vec_st.utils.folders import Destination
-from xvlm2vec_st.utils.texts import printable
+from xvlm2vec_st.utils.texts import one_line
 
 from .models import load_index_model
 from .reading import Photo, read_ahead, read_photo, register_heif
 from .scan import Problem, find_files
-from .store import TABLE, ImageIndex, Row, Space, find_table, is_url
+from .store import ImageIndex, Row, Space
+from .tables import TABLE, find_table, is_url
 
 AHEAD = 4  # files that are read and decoded while the model computes
 ROWS_AT_ONCE = 256  # in a transaction; a kill loses fewer embeddings, and a batch
@@ -49,7 +50,7 @@ class Report:
         ['a.jpg: the file is empty', '3 images: 2 embedded, 1 copied, 0 removed; 1 not indexed']
         """
         counts = f"{self.images} images: {self.embedded} embedded, {self.copied} copied, {self.removed} removed"
-        problems = [printable(f"{path}: {reason}") for path, reason in sorted(self.problems)]
+        problems = [one_line(f"{path}: {reason}") for path, reason in sorted(self.problems)]
         return [*problems, f"{counts}; {len(problems)} not indexed"]
 
 
@@ -117,6 +118,7 @@ def update(index: ImageIndex, model: SentenceTransformer, batch_size: int = 16) 
     """Embed new and changed files of the index's folder, and take out those that are gone.
 
     Rows are only added until the end, so that a run that was killed loses nothing: the next one sees what is there.
+    Rows of a folder that cannot be listed stay: their files may be there.
 
     Raises:
         ValueError: no image is left.
@@ -136,11 +138,13 @@ def update(index: ImageIndex, model: SentenceTransformer, batch_size: int = 16) 
         additions.take(photo)
     additions.embed()
     additions.commit()
-    index.remove([state for state in stored if state not in current])
+    unlisted = tuple(problem.path for problem in problems if problem.path.endswith("/"))
+    gone = [state for state in stored if state not in current and not state.path.startswith(unlisted)]
+    index.remove(gone)
     index.tidy()
     report = additions.report
     report.images = len(index)
-    report.removed = len({state.path for state in stored} - {file.path for file in files})
+    report.removed = len({state.path for state in gone} - {file.path for file in files})
     return report
 
 

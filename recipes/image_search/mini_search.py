@@ -16,7 +16,7 @@ from .store import ImageIndex
 def write_mini_images(folder: Path) -> None:
     """Draw each thing of the mini world once, in files named in English ("red apple.png")."""
     world = load_world(["en"])
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for concept in range(len(world.concepts)):
         draw(Scene(concept, seed=concept), world).save(folder / f"{world.name(concept, 'en')}.png")
 

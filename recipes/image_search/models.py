@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from sentence_transformers.sentence_transformer.modules import Transformer
+
 from xvlm2vec_st import SentenceTransformer
 from xvlm2vec_st.distillation.fingerprint import fingerprint
 from xvlm2vec_st.families.dtypes import DTYPES
@@ -26,12 +28,18 @@ def load_index_model(
     The fingerprint is that of the weights as they are stored: in another dtype, the space is the same.
 
     Raises:
-        ValueError: the folder does not exist, or holds no model; the model does not take images.
+        ValueError: the folder does not exist, or holds no model; the model does not take images, or is not one of
+            transformers.
     """
     check_folder(name)
     model = SentenceTransformer(name, revision=revision, device="cpu" if dtype else device)
     if not model.supports("image"):
         raise ValueError(f"{name} does not take images; it takes {', '.join(map(str, model.modalities))}")
+    if not isinstance(model[0], Transformer):
+        raise ValueError(
+            f"{name} begins with the module {type(model[0]).__name__}; pass a model that begins with "
+            "sentence-transformers' module Transformer"
+        )
     space = Space(
         model=str(Path(name).resolve()) if Path(name).is_dir() else name,
         revision=getattr(transformer_of(model).config, "_commit_hash", None),

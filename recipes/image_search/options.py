@@ -34,6 +34,9 @@ def parse_index_args(argv: Sequence[str] | None, description: str | None = None)
 def parse_search_args(argv: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
     """The command line of `search`.
 
+    Raises:
+        ValueError: --since is after --until.
+
     >>> parse_search_args(["photos.index", "mela rossa", "--since", "2024-05-01"]).since
     datetime.date(2024, 5, 1)
     """
@@ -44,19 +47,22 @@ def parse_search_args(argv: Sequence[str] | None, description: str | None = None
     parser.add_argument("--model", type=os.path.expanduser, help="that embeds the query; default: the index's own")
     parser.add_argument("--prompt", help="instruction before the query; default: the model's, else VLM2Vec's")
     parser.add_argument("--limit", type=int, default=20, help="how many images")
-    parser.add_argument("--folder", help="only images below this folder of IMAGES")
+    parser.add_argument("--folder", help="only images below this folder of IMAGES: holiday/Rome")
     parser.add_argument("--since", type=day, help="only files last changed on this day or later: 2024-05-31")
     parser.add_argument("--until", type=day, help="only files last changed on this day or before")
     parser.add_argument("--html", type=expanded, metavar="FILE", help="write a page of the results, in one file")
     parser.add_argument("--device", help="cpu, cuda, ...; default: what is there")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.since and options.until and options.since > options.until:
+        raise ValueError(f"--since {options.since} is after --until {options.until}; swap them, or leave one out")
+    return options
 
 
 def day(word: str) -> date:
     """A date as ISO 8601 writes it.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: it is something else.
     """
     try:
         return date.fromisoformat(word)

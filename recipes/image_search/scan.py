@@ -21,7 +21,7 @@ class FileState(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A file that is not indexed, and why."""
+    """A file that is not indexed, and why; a folder that cannot be listed has a path that ends in `/`."""
 
     path: str
     reason: str
@@ -46,7 +46,7 @@ def walk(root: str) -> Iterator[FileState | Problem]:
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
-            yield Problem(relative(folder, root), error.strerror or "cannot be read")
+            yield Problem(f"{relative(folder, root)}/", error.strerror or "cannot be read")
             continue
         for entry in entries:
             if entry.name.startswith("."):

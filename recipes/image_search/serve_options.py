@@ -32,9 +32,8 @@ def port_number(word: str) -> int:
     7860
 
     Raises:
-        ValueError: as argparse wants it, for any other word.
+        ArgumentTypeError: it is something else.
     """
-    number = int(word)
-    if not 0 < number <= LAST_PORT:
-        raise argparse.ArgumentTypeError(f"{number} is not a port; pass 1 to {LAST_PORT}")
-    return number
+    if not (word.isdecimal() and len(word) < 6 and 0 < int(word) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{word} is not a port; pass 1 to {LAST_PORT}")
+    return int(word)

@@ -55,7 +55,7 @@ def load_models(space: Space, names: Sequence[str | None]) -> dict[str, Embed]:
         ValueError: a folder does not exist; a model embeds into another space than the index's.
     """
     titles = [name or space.model for name in names]
-    short = [Path(title).name for title in titles]
+    short = [Path(os.path.realpath(title) if os.path.isdir(title) else title).name for title in titles]
     if len(set(short)) == len(short):
         titles = short
     return {
@@ -100,6 +100,7 @@ def start_page(answers: Answers, port: int, *, open_browser: bool = False) -> "g
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from .origins import OwnOrigin
     from .page import CSS, LARGEST_UPLOAD, build_page, theme
 
     # A site may let its own name point to 127.0.0.1, and would read the page from within the visitor's browser.
@@ -117,7 +118,7 @@ def start_page(answers: Answers, port: int, *, open_browser: bool = False) -> "g
         footer_links=[],
         theme=theme(),
         css=CSS,
-        app_kwargs={"middleware": [own_names]},
+        app_kwargs={"middleware": [own_names, Middleware(OwnOrigin)]},
         prevent_thread_lock=True,
         quiet=True,
     )

@@ -1,6 +1,7 @@
 """Which models may query an index: its own, and those distilled from it."""
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 
 from xvlm2vec_st.building.model_card import read_teachers
 from xvlm2vec_st.distillation.fingerprint import fingerprint
@@ -21,7 +22,8 @@ def check_space(space: Space, model: SentenceTransformer, name: str) -> None:
     Raises:
         ValueError: the model embeds into another space.
     """
-    if fingerprint(model, adapters=True) == space.fingerprint:
+    # Other first modules, such as static embeddings, have no fingerprint, and no index is made with them.
+    if isinstance(model[0], Transformer) and fingerprint(model, adapters=True) == space.fingerprint:
         return
     if any(teacher.fingerprint == space.fingerprint for teacher in read_teachers(name)):
         return

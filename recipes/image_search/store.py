@@ -1,32 +1,31 @@
 """The index of a folder of images: a LanceDB table with one row per file, in a folder or behind a URL."""
 
 import json
-import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfSq
 
-from xvlm2vec_st.utils.failures import first_line
-
-from .conditions import any_state, one_of, where
+from .conditions import any_state, inside_root, one_of, where
 from .scan import FileState
+from .tables import TABLE, connect, find_table, is_missing_file, lance_errors
 
 FORMAT = 1
-TABLE = "images"
 METADATA = b"xvlm2vec_st"  # the key of the table's schema metadata that holds format, space and root
 # Below, each query compares all vectors and is exact: 0.2 s at 50,000 x 1,024 on one busy core, by
 # `recipes/experiments/bench_search.py`.
 EXACT_ROWS = 100_000
 PROBES, REFINE = 32, 20  # partitions that a query looks into; candidates per result that are compared in full
 DELETED_AT_ONCE = 1000  # rows named in one condition
+TRIES = 5  # of a query whose version of the table another run deletes
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class ImageIndex:
         table: LanceDB's.
         space: of the vectors.
         root: the folder that paths are relative to.
+        place: folder or URL of the index.
 
     Example::
 
@@ -97,8 +97,9 @@ class ImageIndex:
         index.search(embed_query(model, "mela rossa"), limit=5)
     """
 
-    def __init__(self, table: Any, space: Space, root: Path) -> None:
-        self.table, self.space, self.root = table, space, root
+    def __init__(self, table: Any, space: Space, root: Path, place: str | Path) -> None:
+        self.table, self.space, self.root, self.place = table, space, root, place
+        self.opened = table.schema.metadata
 
     @classmethod
     def open(cls, place: str | Path) -> "ImageIndex":
@@ -116,13 +117,15 @@ class ImageIndex:
                 f"{place} has the format {content.get('format', 'of another program')}, and this version reads "
                 f"{FORMAT}; index the images again, into another --out or with --overwrite"
             )
-        return cls(table, Space(**content["space"]), Path(content["root"]))
+        return cls(table, Space(**content["space"]), Path(content["root"]), place)
 
     @classmethod
     def create(cls, place: str | Path, space: Space, root: Path) -> "ImageIndex":
         """Make an empty index; one that is there is replaced, in one step."""
         mode = "create" if find_table(place) is None else "overwrite"
-        return cls(connect(place).create_table(TABLE, schema=table_schema(space, root), mode=mode), space, root)
+        with lance_errors(place):
+            table = connect(place).create_table(TABLE, schema=table_schema(space, root), mode=mode)
+        return cls(table, space, root, place)
 
     def __len__(self) -> int:
         return self.table.count_rows()
@@ -143,37 +146,64 @@ class ImageIndex:
         Args:
             vector: (dim,), normalised or not.
             limit: at most so many.
-            folder: only images below this folder of the root.
+            folder: only images below this folder of the root; its whole path will do.
             since: only files last changed on this day or later, in local time.
             until: only files last changed on this day or before.
 
         Raises:
-            ValueError: the vector has another width; `limit` is below 1.
+            ValueError: the vector has another width; `limit` is below 1; see `latest`.
         """
         if vector.shape != (self.space.dim,):
             raise ValueError(f"the query has the shape {vector.shape}; this index holds ({self.space.dim},)")
         if limit < 1:
             raise ValueError(f"limit is {limit}; pass 1 or more")
-        self.table.checkout_latest()
-        query = self.table.search(vector.astype(np.float32), vector_column_name="vector").distance_type("cosine")
-        query = query.nprobes(PROBES).refine_factor(REFINE)  # without an approximate index, they change nothing
-        if condition := where(folder, since, until):
-            query = query.where(condition)
+        if folder:
+            folder = inside_root(folder, self.root)
+        condition = where(folder, since, until)
         shown = ["path", "width", "height", "mtime_ns", "content", "_distance"]
-        matches = [match_of(row) for row in query.select(shown).limit(limit).to_list()]
+
+        def read() -> list[dict[str, Any]]:
+            query = self.table.search(vector.astype(np.float32), vector_column_name="vector").distance_type("cosine")
+            # Without an approximate index, these change nothing. Where a condition leaves too few rows in the nearest
+            # partitions, a query goes on to the others.
+            query = query.maximum_nprobes(0).minimum_nprobes(PROBES).refine_factor(REFINE)
+            if condition:
+                query = query.where(condition)
+            # LanceDB takes memory for REFINE times the limit at once, however few rows there are.
+            return query.select(shown).limit(min(limit, max(len(self), 1))).to_list()
+
+        matches = map(match_of, self.latest(read))
         return sorted(matches, key=lambda match: (-match.score, match.path))
 
     def thumbnail(self, content: str) -> bytes:
         """The small JPEG of an image, upright.
 
         Raises:
-            KeyError: the index has no image of that content.
+            ValueError: the index has no image of that content; see `latest`.
         """
-        self.table.checkout_latest()
-        found = self.table.search().where(one_of("content", [content])).select(["thumbnail"]).limit(1).to_list()
+        condition = one_of("content", [content])
+        found = self.latest(lambda: self.table.search().where(condition).select(["thumbnail"]).limit(1).to_list())
         if not found:
-            raise KeyError(content)
+            raise ValueError("an image has left the index since it was found; search again")
         return found[0]["thumbnail"]
+
+    def latest(self, read: Callable[[], Made]) -> Made:
+        """What `read` finds in the newest version of the table; again if a run of `index` deletes that meanwhile.
+
+        Raises:
+            ValueError: the index was begun anew since it was opened, or cannot be read.
+        """
+        with lance_errors(self.place):
+            for left in reversed(range(TRIES)):
+                try:
+                    self.table.checkout_latest()
+                    if self.table.schema.metadata != self.opened:
+                        raise ValueError(f"{self.place} was begun anew since it was opened; start this command again")
+                    return read()
+                except RuntimeError as error:
+                    if not left or not is_missing_file(error):
+                        raise
+        raise AssertionError("the last try returns or raises")
 
     # ---- Changes ----
 
@@ -197,18 +227,21 @@ class ImageIndex:
         vectors = np.concatenate([row.vector for row in rows]).astype(np.float32)
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "vector"}
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors), self.space.dim)
-        self.table.add(pa.table(columns, schema=schema))
+        with lance_errors(self.place):
+            self.table.add(pa.table(columns, schema=schema))
 
     def remove(self, files: Sequence[FileState]) -> None:
         """Delete the rows of files in these states."""
-        for start in range(0, len(files), DELETED_AT_ONCE):
-            self.table.delete(any_state(files[start : start + DELETED_AT_ONCE]))
+        with lance_errors(self.place):
+            for start in range(0, len(files), DELETED_AT_ONCE):
+                self.table.delete(any_state(files[start : start + DELETED_AT_ONCE]))
 
     def tidy(self) -> None:
         """Compact the table, and index its vectors approximately if there are many."""
-        self.compact()
-        if len(self) >= EXACT_ROWS and not list(self.table.list_indices()):
-            self.approximate()
+        with lance_errors(self.place):
+            self.compact()
+            if len(self) >= EXACT_ROWS and not list(self.table.list_indices()):
+                self.approximate()
 
     def compact(self) -> None:
         """Merge small files, let new rows join an approximate index, and delete old versions."""
@@ -223,38 +256,6 @@ class ImageIndex:
         8 bits are as near as product quantisation, and made in a fiftieth of its time.
         """
         self.table.create_index("vector", config=IvfSq(distance_type="cosine"))
-
-
-def connect(place: str | Path) -> Any:
-    """LanceDB's connection to a folder or a URL."""
-    return lancedb.connect(place if is_url(place) else os.path.abspath(place))
-
-
-def find_table(place: str | Path) -> Any:
-    """The table of an index; None if there is none. Makes no folder.
-
-    Raises:
-        ValueError: a server refuses, or the URL is of a kind that LanceDB does not know.
-    """
-    if not is_url(place) and not Path(place).is_dir():
-        return None
-    try:
-        return connect(place).open_table(TABLE)
-    except ValueError as error:
-        if "was not found" in str(error):
-            return None
-        raise
-    except RuntimeError as error:  # of the object store
-        raise ValueError(f"{place} cannot be opened: {first_line(error)}; check address and credentials") from error
-
-
-def is_url(place: str | Path) -> bool:
-    """Whether an index lies behind a URL.
-
-    >>> is_url("s3://bucket/photos"), is_url("photos.index")
-    (True, False)
-    """
-    return "://" in str(place)
 
 
 def table_schema(space: Space, root: Path) -> pa.Schema:

@@ -52,6 +52,7 @@ class Published:
         body: a Jinja expression of `row.images`, `row.text` and `row.prompt`: the whole row.
         pooled: the end of a rendered row, whose last token is pooled.
         token: the pooled token, where the tokenizer appends it.
+        query: the prompt of a text that searches, where it was trained with one.
         source: where the layout can be read.
     """
 
@@ -62,6 +63,7 @@ class Published:
     pooled: str
     source: str
     token: str | None = None
+    query: str = ""
 
     @property
     def template(self) -> str:
@@ -165,7 +167,8 @@ PUBLISHED: dict[str, Published] = {
         "('<|im_start|>user\\n' ~ row.images ~ (row.prompt ~ row.text or 'Describe the image.') ~ '<|im_end|>' if "
         "row.images else row.prompt ~ row.text) ~ '<|endoftext|>'",
         "<|endoftext|>",
-        'illuin-tech/colpali, colqwen2_5/processing_colqwen2_5.py; queries have the prompt "Query: "',
+        "illuin-tech/colpali, colqwen2_5/processing_colqwen2_5.py",
+        query="Query: ",
     ),
     "wemm": Published(
         "qwen3_5",
@@ -208,6 +211,19 @@ def recognise(names: Iterable[str], family: str) -> str | None:
             if PUBLISHED[entry].family == family and contains(Path(name) / file, text):
                 return entry
     return None
+
+
+def recognise_template(template: object) -> str | None:
+    """The entry whose layout a chat template is: ours, or a checkpoint's own with a sign; None if it is unknown.
+
+    >>> recognise_template(PUBLISHED["e5_v"].template), recognise_template("{{ messages }}")
+    ('e5_v', None)
+    """
+    for entry, published in PUBLISHED.items():
+        if template == published.template:
+            return entry
+    signs = ((text, entry) for file, text, entry in SIGNS if file == "chat_template.jinja")
+    return next((entry for text, entry in signs if isinstance(template, str) and text in template), None)
 
 
 def contains(file: Path, text: str) -> bool:

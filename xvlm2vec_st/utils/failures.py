@@ -18,8 +18,9 @@ ADVICE = {
     errno.EROFS: "choose a place that can be written",
     errno.ENOMEM: "free memory",
 }
-# How RuntimeErrors about the machine begin. torch has no separate type for them.
+# How errors about the machine begin: RuntimeErrors and an AssertionError. torch has no separate type for them.
 MACHINE_ERRORS = (
+    "Torch not compiled with",
     "[enforce fail at inline_container",  # torch.save on a full disk
     "PytorchStreamWriter",
     "basic_ios::clear",
@@ -68,7 +69,7 @@ def _line(error: BaseException) -> str | None:
         return f"a file holds objects that are not loaded for safety: {first_line(error)}"
     if is_of_datasets(error):
         return f"the rows cannot be stored: {first_line(error.__cause__ or error)}"
-    if isinstance(error, RuntimeError) and str(error).startswith(MACHINE_ERRORS):
+    if isinstance(error, RuntimeError | AssertionError) and str(error).startswith(MACHINE_ERRORS):
         return first_line(error)
     return None
 

@@ -42,3 +42,12 @@ def printable(text: object) -> str:
     ('a\\x1b[2J', 'dog: cane\n')
     """
     return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], str(text))
+
+
+def one_line(text: object) -> str:
+    r"""A value for a message of one line: as `printable`, and line breaks are escaped too.
+
+    >>> one_line("a\n0.99  b.png")
+    'a\\n0.99  b.png'
+    """
+    return printable(text).replace("\n", "\\n")
