@@ -2,7 +2,7 @@
 
     python -m recipes.experiments.bench_search --rows 50000                        # two minutes, 1 GB of disk
     python -m recipes.experiments.bench_search --document docs/performance.md      # 1,000,000 x 1,024: 10 GB of disk
-    python -m recipes.experiments.bench_search --qdrant                            # Qdrant's local mode as well
+    python -m recipes.experiments.bench_search --rows 20000 --qdrant               # Qdrant's local mode as well
 
 The vectors are random and clustered, as embeddings are: one cluster per 100 rows, each row its centre and as much
 noise, so that rows of a cluster have a cosine of about 0.5. Among vectors without clusters, no row is much nearer
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         table_rows = list(measure(Path(folder), args))
     table = markdown_table(HEADER, table_rows)
     print(table)
-    keep_table(args.document, "bench_search", argv, table)
+    keep_table(args.document, "bench_search qdrant" if args.qdrant else "bench_search", argv, table)
     return table_rows
 
 
