@@ -8,8 +8,8 @@ The vectors are random and clustered, as embeddings are: one cluster per 100 row
 noise, so that rows of a cluster have a cosine of about 0.5. Among vectors without clusters, no row is much nearer
 than the next, and recall would say nothing. A query is a row and half as much noise. Exact answers come from numpy.
 There are no thumbnails. Memory is what a step holds above what the process held before: LanceDB reads the vectors
-from disk, and Qdrant's local mode keeps them in memory. That writes each point on its own, 3,000 a minute here: measure
-it at --rows 20000, where it begins to warn that it is not made for more.
+from disk, and Qdrant's local mode keeps them in memory. That stores each point in a transaction of its own, and
+warns from 20,000 points on that it is not made for more.
 """
 
 import argparse
@@ -198,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         table_rows = list(measure(Path(folder), args))
     table = markdown_table(HEADER, table_rows)
     print(table)
-    keep_table(args.document, "bench_search qdrant" if args.qdrant else "bench_search", argv, table)
+    section = "bench_search qdrant" if args.qdrant else "bench_search"
+    keep_table(args.document, "bench_search", argv, table, section=section)
     return table_rows
 
 
