@@ -53,6 +53,7 @@ def of_demo(patch, corpus, hook):
         patch.setattr(f"recipes.shared.report.{name}", lambda *args: None)
     patch.setattr(demo, "write_benchmark", lambda out, **kwargs: out)
     patch.setattr(demo, "write_corpus", lambda out, **kwargs: out)
+    patch.setattr(demo, "search_images", lambda student: None)
     patch.setattr("recipes.shared.report.score_table", lambda *args: "")
     patch.setattr("mmmeb_tasks.mini.tasks.evaluate_mini", lambda *args, **kwargs: hook() or {})
     patch.setattr(distill, "distill", write_model)
