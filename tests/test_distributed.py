@@ -43,12 +43,16 @@ def weights(folder):
 
 
 def assert_close(found, expected, start):
-    """To 1e-6, where training moved weights by much more."""
+    """To 5e-6, where training moved weights by much more.
+
+    Adam divides a gradient by its own size, and so enlarges the rounding of one that is almost 0: with torch 2.9, three
+    numbers of 1,536 differ by 1.5e-6.
+    """
     one, two, before = weights(expected), weights(found), weights(start)
     assert one.keys() == two.keys()
     assert max((one[key] - before[key]).abs().max() for key in one) > 1e-3
     for key in one:
-        torch.testing.assert_close(two[key], one[key], atol=1e-6, rtol=0)
+        torch.testing.assert_close(two[key], one[key], atol=5e-6, rtol=0)
 
 
 class Watched(Exception):
