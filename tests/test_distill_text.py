@@ -1,4 +1,4 @@
-"""`recipes.experiments.text_embedder`, with a tiny text model in the place of the real one."""
+"""`recipes.experiments.text_embedder`, with a tiny text model instead of the real one."""
 
 import pytest
 import tiny

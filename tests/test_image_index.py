@@ -49,7 +49,7 @@ def words(images, out, *more):
 
 @pytest.fixture
 def toy(monkeypatch):
-    """The toy, in the place of the model that `index` loads."""
+    """`index` loads the toy instead of a model."""
     model = Toy()
     monkeypatch.setattr(indexing, "load_index_model", lambda *args, **kwargs: (model, SPACE))
     return model

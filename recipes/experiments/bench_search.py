@@ -1,7 +1,7 @@
 """The store of `index`: build time, disk, memory, query time and recall, at a million vectors.
 
-    python -m recipes.experiments.bench_search --rows 50000                        # two minutes, 1 GB of disk
-    python -m recipes.experiments.bench_search --document docs/performance.md      # 1,000,000 x 1,024: 10 GB of disk
+    python -m recipes.experiments.bench_search --rows 50000                        # a minute, 0.3 GB of disk
+    python -m recipes.experiments.bench_search --document docs/performance.md      # 1,000,000 x 1,024: 5 GB of disk
     python -m recipes.experiments.bench_search --rows 20000 --qdrant               # Qdrant's local mode as well
 
 The vectors are random and clustered, as embeddings are: one cluster per 100 rows, each row its centre and as much

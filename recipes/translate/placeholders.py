@@ -1,6 +1,6 @@
 """What must come through a translator unchanged: placeholders, quoted labels, links, numbers.
 
-A text goes to the translator with marks in the place of what is kept: `a sign that says <0>`. Where
+A text goes to the translator with marks instead of what is kept: `a sign that says <0>`. Where
 the answer lacks a mark or a number, the text is translated again in pieces, between what is kept:
 then nothing can be lost.
 """
