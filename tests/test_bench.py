@@ -49,7 +49,7 @@ def test_encoding(monkeypatch, tmp_path):
     images, branched, texts = bench_encode.main(["--repeats", "1", "--document", str(document)])
     assert float(images[4]) > 2, "fewer operations: one image of 757 tokens, not three"
     assert float(branched[4]) > 2 and branched[0] == "3 texts per image, branched"
-    assert float(texts[4]) == 1
+    assert float(texts[4]) > 2, "fewer operations: the only layer computes one token of each text"
     assert max(float(row[-1]) for row in (images, branched, texts)) < 1e-5
     assert "| 3 texts per image, packed |" in document.read_text()
 

@@ -12,9 +12,10 @@ from transformers.utils import logging
 
 from xvlm2vec_st.encoding.batches import images_in, text_length
 from xvlm2vec_st.encoding.inputs import InputError, open_inputs
+from xvlm2vec_st.encoding.last_layer import POOLED_ONLY, last_layer_for, last_tokens
 from xvlm2vec_st.encoding.open_images import OpenImages
 from xvlm2vec_st.encoding.packing import common_prefix
-from xvlm2vec_st.encoding.routes import branched_states, is_sharded, packed_states, vision_states
+from xvlm2vec_st.encoding.routes import POOLED, branched_states, is_sharded, packed_states, vision_states
 from xvlm2vec_st.encoding.sharing import ROUTES, Sharing, decide_sharing
 from xvlm2vec_st.encoding.token_rows import message_images, row_features, unpad_rows, with_new_tail, with_text
 from xvlm2vec_st.families.table import FAMILIES
@@ -115,21 +116,26 @@ class LVLM(Transformer):
         return features
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Token states, (rows, tokens, dim), by any route."""
-        if "image_group" not in features:
-            return super().forward(features, **kwargs)
+        """Token states, (rows, tokens, dim), by any route; within `pooled_tokens_only`, those of the last tokens."""
         plain = super().forward
+        pooled = {}
+        if POOLED_ONLY.get() and "attention_mask" in features:
+            pooled = {POOLED: last_tokens(features["attention_mask"])}
+        if "image_group" not in features:
+            with last_layer_for(self.inner, pooled.get(POOLED)):
+                return plain(features, **kwargs)
 
         def forward(given: dict[str, Any]) -> Tensor:
-            return cast(Tensor, plain(given, **kwargs)[self.module_output_name])
+            with last_layer_for(self.inner, given.pop(POOLED, None)):
+                return cast(Tensor, plain(given, **kwargs)[self.module_output_name])
 
         route, pad = self.sharing.route, cast(int, self._text_tokenizer.pad_token_id)
         if route == "branched" and not is_sharded(self.inner):
-            states = branched_states(self.inner, features, forward, pad)
+            states = branched_states(self.inner, features | pooled, forward, pad)
         elif route == "packed":
-            states = packed_states(self.inner, features, forward, pad)
+            states = packed_states(self.inner, features | pooled, forward, pad)
         else:
-            states = vision_states(self.inner, features, forward)
+            states = vision_states(self.inner, features | pooled, forward)
         return features | {self.module_output_name: states}
 
     def to_device(self, features: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers.utils import find_adapter_config_file, output_capturing
 
 from xvlm2vec_st.encoding.batches import images_in, plan_batches, text_length
 from xvlm2vec_st.encoding.inputs import InputError
+from xvlm2vec_st.encoding.last_layer import pooled_tokens_only
 from xvlm2vec_st.encoding.open_images import OpenImages
 from xvlm2vec_st.encoding.prefetch import Prefetch, Preprocess
 from xvlm2vec_st.families.loading import embedder_modules, pin_backend
@@ -96,7 +97,8 @@ class SentenceTransformer(sentence_transformers.SentenceTransformer):
         if options["batch_size"] < 1:
             raise ValueError(f"batch_size is {options['batch_size']}; pass 1 or more")
         try:
-            return self._encode(options, *args, **kwargs)
+            with pooled_tokens_only(self, wanted=options["output_value"] == "sentence_embedding"):
+                return self._encode(options, *args, **kwargs)
         except InputError as error:
             raise error.with_place_in([inputs] if self.is_singular_input(inputs) else inputs) from error.__cause__
 

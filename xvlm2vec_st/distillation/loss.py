@@ -237,7 +237,7 @@ class MultilingualDistillationLoss(nn.Module):
         return terms
 
     def _compute_states(self, features: Features) -> States:
-        tokens = middle_states(self.model, features, self.middle_layer)
+        tokens = middle_states(self.model, features, self.middle_layer, pooled_only=not self.image_part)
         states = compared_states(self.head, tokens, features, self.end_token_ids)
         return states | {key: features[key] for key in ("row", "language") if key in features}
 

@@ -11,10 +11,11 @@ from sentence_transformers.sentence_transformer.modules import Dense
 from torch import Tensor, nn
 
 from xvlm2vec_st.distillation.states import Features, token_states
+from xvlm2vec_st.encoding.last_layer import pooled_tokens_only
 from xvlm2vec_st.utils.modules import language_layers, transformer_of
 
 
-def middle_states(model: Any, features: Features, layer: int | None) -> dict[str, Tensor]:
+def middle_states(model: Any, features: Features, layer: int | None, *, pooled_only: bool = False) -> dict[str, Tensor]:
     """Run the model: `token_embeddings` and, unless `layer` is None, `middle_embeddings` after that layer.
 
     The two travel side by side in one tensor of twice the width, so that every route puts both back to their rows.
@@ -23,11 +24,13 @@ def middle_states(model: Any, features: Features, layer: int | None) -> dict[str
         model: a sentence-transformers model, or its wrapper (DDP).
         features: preprocessed features.
         layer: number of the layer, from 1.
+        pooled_only: the last states of other tokens than the pooled ones are not needed.
     """
-    if layer is None:
-        return token_states(model, features)
-    with states_joined(getattr(model, "module", model), layer):
-        states = token_states(model, features)
+    with pooled_tokens_only(model, wanted=pooled_only):
+        if layer is None:
+            return token_states(model, features)
+        with states_joined(getattr(model, "module", model), layer):
+            states = token_states(model, features)
     last, middle = states["token_embeddings"].chunk(2, dim=-1)
     return states | {"token_embeddings": last, "middle_embeddings": middle}
 

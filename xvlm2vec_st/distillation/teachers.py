@@ -116,7 +116,7 @@ class FrozenTeacher:
         device = features["input_ids"].device
         if self.model.device != device:
             self.model.to(device)
-        return middle_states(self.model, features, self.middle_layer)
+        return middle_states(self.model, features, self.middle_layer, pooled_only=not self.end_token_ids)
 
 
 class AdapterTeacher(FrozenTeacher):
@@ -148,7 +148,7 @@ class AdapterTeacher(FrozenTeacher):
         inner.disable_adapters()
         self.model.eval()
         try:
-            return middle_states(self.model, features, self.middle_layer)
+            return middle_states(self.model, features, self.middle_layer, pooled_only=not self.end_token_ids)
         finally:
             self.model.train(training)
             inner.enable_adapters()

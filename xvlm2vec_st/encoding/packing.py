@@ -174,6 +174,21 @@ def states_at(slot: Tensor, states: Tensor) -> Tensor:
     return rows * (slot >= 0).unsqueeze(-1)
 
 
+def mark_slots(slot: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """Which of `count` slots hold a chosen token; rows may share a slot.
+
+    Args:
+        slot: (rows, tokens) slot of each token.
+        chosen: (rows, tokens) bool.
+
+    >>> mark_slots(torch.tensor([[0, 1], [0, 2]]), torch.tensor([[True, False], [False, True]]), 4).int().tolist()
+    [1, 0, 1, 0]
+    """
+    marked = torch.zeros(count, dtype=torch.bool, device=slot.device)
+    marked[slot[chosen]] = True
+    return marked
+
+
 def attention_mask(plan: Plan, dtype: torch.dtype) -> Tensor:
     """The packed attention mask, added to scores: (packed rows, 1, width, width), 0 or the lowest value.
 

@@ -22,6 +22,7 @@ from xvlm2vec_st.encoding.packing import (
     Plan,
     attention_mask,
     images_of_groups,
+    mark_slots,
     pack,
     plan_rows,
     repeat_per_stretch,
@@ -39,6 +40,8 @@ BRANCH_TOKENS = 1 << 17
 PER_TOKEN = ("attention_mask", *TYPES)
 # Per-row values of a batch that shares; all other tensors belong to its images.
 PER_ROW = ("input_ids", *PER_TOKEN, "image_group", "shared_tokens")
+# Which tokens will be pooled: (rows, tokens), bool. Without it, all states are wanted.
+POOLED = "pooled_tokens"
 
 Features = dict[str, Any]
 # From features to token states, by sentence-transformers' own forward.
@@ -55,11 +58,14 @@ def packed_states(model: Any, features: Features, forward: Forward, pad: int) ->
         pad: id of the padding token.
     """
     plan = packed_plan(model.config.get_text_config(), features)
-    packed = {key: value for key, value in features.items() if key not in PER_ROW}
+    packed = {key: value for key, value in features.items() if key not in (*PER_ROW, POOLED)}
     packed["input_ids"] = pack(plan, features["input_ids"], pad)
     packed |= {key: pack(plan, features[key]) for key in PER_TOKEN[1:] if key in features}
     packed["position_ids"] = pack(plan, positions(model, features))
     packed["attention_mask"] = attention_mask(plan, cast(torch.dtype, model.dtype))
+    if POOLED in features:
+        marked = mark_slots(plan.slot, features[POOLED], plan.stretch.numel())
+        packed[POOLED] = marked.view(plan.stretch.shape)
     counts = image_tokens(model.config, features)
     return unpack(plan, forward(encode_images(model, packed, plan.groups, counts)))
 
@@ -76,13 +82,16 @@ def branched_states(model: Any, features: Features, forward: Forward, pad: int) 
     plan = plan_branches(features["attention_mask"], features["image_group"], features["shared_tokens"])
     places = positions(model, features)
     cache = build_prefix_cache(model.config.get_text_config())
+    in_prefix, in_branch = pooled_places(plan, features)
     with checkpoint_with_cache(model):
-        first = {key: value for key, value in features.items() if key not in PER_ROW}
-        first |= token_features(features, places, plan.prefix, pad)
+        first = {key: value for key, value in features.items() if key not in (*PER_ROW, POOLED)}
+        first |= token_features(features, places, plan.prefix, pad) | in_prefix
         first |= {"past_key_values": cache, "use_cache": False}
         states = [forward(first).flatten(0, 1)]
         for chunk in branch_chunks(plan, BRANCH_TOKENS):
-            states.append(forward(branch_features(features, places, plan, chunk, pad, cache)).flatten(0, 1))
+            given = branch_features(features, places, plan, chunk, pad, cache)
+            given |= {key: value[chunk] for key, value in in_branch.items()}
+            states.append(forward(given).flatten(0, 1))
     return states_at(plan.slot, torch.cat(states))
 
 
@@ -164,6 +173,15 @@ def token_features(features: Features, places: Tensor, chosen: Tensor, pad: int)
     taken = {key: take(features[key], chosen) for key in PER_TOKEN[1:] if key in features}
     taken |= {"input_ids": take(features["input_ids"], chosen, pad), "position_ids": take(places, chosen)}
     return taken | {"attention_mask": (chosen >= 0).long()}
+
+
+def pooled_places(plan: BranchPlan, features: Features) -> tuple[Features, Features]:
+    """Which tokens of the prefixes, and which of the branches, will be pooled; nothing where all are wanted."""
+    if POOLED not in features:
+        return {}, {}
+    sizes = plan.prefix.numel(), plan.branch.numel()
+    prefix, branch = mark_slots(plan.slot, features[POOLED], sum(sizes)).split(sizes)
+    return {POOLED: prefix.view(plan.prefix.shape)}, {POOLED: branch.view(plan.branch.shape)}
 
 
 def branch_features(

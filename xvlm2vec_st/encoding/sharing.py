@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from xvlm2vec_st.encoding.last_layer import pooled_tokens_only
 from xvlm2vec_st.encoding.packing import has_window
 from xvlm2vec_st.encoding.prefix_cache import build_prefix_cache
 
@@ -195,7 +196,8 @@ def plain_states(lvlm: Any) -> tuple[list[Tensor], float]:
 
 def real_states(lvlm: Any, features: dict[str, Any]) -> list[Tensor]:
     """The states of each row's tokens, without padding."""
-    states = lvlm(dict(features))[lvlm.module_output_name]
+    with pooled_tokens_only(lvlm, wanted=False):  # also if an `encode` asks for the check
+        states = lvlm(dict(features))[lvlm.module_output_name]
     return [row[mask] for row, mask in zip(states, features["attention_mask"].bool(), strict=True)]
 
 

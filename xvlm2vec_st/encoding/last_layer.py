@@ -1,0 +1,134 @@
+"""Compute the last layer for the pooled tokens only: no other token reads what it makes of the rest.
+
+Keys and values of the last layer are needed of every token. Queries, the attention's output projection and the
+feed-forward part are needed of the pooled tokens alone. With four layers that is a fifth of the language model's work,
+with 32 a fortieth. The states of the other tokens are then meaningless, so it is done only where nobody looks at them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+
+from xvlm2vec_st.utils.modules import find_language_layers
+
+# Modules of a layer that treat each token alone, and whose results only the token itself reads.
+FEED_FORWARD = ("mlp", "feed_forward")
+ATTENTION = ("q_proj", "o_proj", "out_proj")
+PREPARED = "_computes_kept_tokens"  # our mark on a module
+# So few tokens take as long as one: a processor reads the same weights for them.
+FEWEST = 64
+
+# Whether the forwards of this thread serve a pooling of the last token, and the flat places of the tokens that the
+# running one keeps, with the shape (rows, tokens). Each thread has its own, so two of them can share a model.
+POOLED_ONLY: ContextVar[bool] = ContextVar("POOLED_ONLY", default=False)
+KEPT: ContextVar[tuple[Tensor, torch.Size] | None] = ContextVar("KEPT", default=None)
+
+
+@contextmanager
+def pooled_tokens_only(model: Any, wanted: bool = True) -> Iterator[None]:
+    """Within it, forwards of a model that pools the last token may leave other tokens' last states out.
+
+    Args:
+        model: a sentence-transformers model, or its wrapper (DDP).
+        wanted: False: all states, whatever the model pools.
+
+    Example::
+
+        with pooled_tokens_only(model):
+            embeddings = model(features)["sentence_embedding"]
+    """
+    token = POOLED_ONLY.set(wanted and pools_last_token(getattr(model, "module", model)))
+    try:
+        yield
+    finally:
+        POOLED_ONLY.reset(token)
+
+
+def pools_last_token(model: Any) -> bool:
+    """Whether the second module of a sentence-transformers model pools the last token, and nothing else."""
+    return len(model) > 1 and isinstance(model[1], Pooling) and model[1].pooling_mode in ("lasttoken", ("lasttoken",))
+
+
+def last_tokens(attention_mask: Tensor) -> Tensor:
+    """The last real token of each row, on either padding side: (rows, tokens), bool.
+
+    >>> last_tokens(torch.tensor([[0, 1, 1], [1, 1, 0]])).int().tolist()
+    [[0, 0, 1], [0, 1, 0]]
+    """
+    real = attention_mask.bool()
+    return real & (real.flip(-1).cumsum(-1).flip(-1) == 1)
+
+
+@contextmanager
+def last_layer_for(model: nn.Module, kept: Tensor | None) -> Iterator[None]:
+    """Within it, the last layer of the language model computes the kept tokens only.
+
+    Args:
+        model: the transformers model.
+        kept: (rows, tokens) bool, in the layout in which the model runs; None: all tokens. Below `FEWEST` tokens
+            it makes no difference.
+    """
+    layers = None if kept is None or kept.numel() < FEWEST else find_language_layers(model)
+    if kept is None or layers is None or is_recomputed(layers[-1]):
+        yield
+        return
+    for module in token_modules(layers[-1]):
+        prepare(module)
+    places = kept.flatten().nonzero().flatten()
+    if not len(places):  # a prefix whose rows all go on: some modules want a token
+        places = torch.zeros(1, dtype=torch.long, device=kept.device)
+    token = KEPT.set((places, kept.shape))
+    try:
+        yield
+    finally:
+        KEPT.reset(token)
+
+
+def is_recomputed(layer: nn.Module) -> bool:
+    """Whether the layer runs again in the backward pass, when nobody says any more which tokens are kept."""
+    return isinstance(layer, CheckpointWrapper) or (layer.training and getattr(layer, "gradient_checkpointing", False))
+
+
+def token_modules(layer: nn.Module) -> list[nn.Module]:
+    """The modules of a decoder layer that need to see the kept tokens only; none in an unknown kind of layer."""
+    chosen = []
+    for name, child in layer.named_children():
+        if name in FEED_FORWARD:
+            chosen.append(child)
+        else:
+            chosen += [module for inner, module in child.named_children() if inner in ATTENTION]
+    return chosen
+
+
+def prepare(module: nn.Module) -> None:
+    """Register the hooks, once. They do nothing outside of `last_layer_for`."""
+    if not getattr(module, PREPARED, False):
+        module.register_forward_pre_hook(take_kept)
+        module.register_forward_hook(put_back)
+        setattr(module, PREPARED, True)
+
+
+def take_kept(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Pass the kept tokens on: (rows, tokens, dim) -> (1, kept, dim)."""
+    kept = KEPT.get()
+    if kept is None or torch.compiler.is_compiling():
+        return None
+    return (inputs[0].flatten(0, 1).index_select(0, kept[0]).unsqueeze(0), *inputs[1:])
+
+
+def put_back(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    """Put the kept tokens' results back, with zeros for the others: (1, kept, dim) -> (rows, tokens, dim)."""
+    kept = KEPT.get()
+    if kept is None or torch.compiler.is_compiling():
+        return None
+    places, shape = kept
+    first = output if isinstance(output, Tensor) else output[0]
+    whole = first.new_zeros(shape.numel(), first.shape[-1]).index_copy(0, places, first.flatten(0, -2))
+    whole = whole.unflatten(0, shape)
+    return whole if isinstance(output, Tensor) else (whole, *output[1:])
