@@ -7,7 +7,8 @@ import inspect
 import pytest
 
 from recipes.experiments import bench_versions
-from recipes.experiments.bench_versions import ROOT, Run, columns, compare, main
+from recipes.experiments.bench_versions import ROOT, Run, columns, compare, main, parse_sizes
+from recipes.experiments.workload_process import digest_of
 
 WORKLOAD = '''"""A toy."""
 from pathlib import Path
@@ -94,5 +95,16 @@ def test_a_workload_gives_the_same_result_twice(name, tmp_path, monkeypatch):
     workload.prepare(tmp_path, **sizes)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    digest = workload.run(tmp_path)
-    assert digest and workload.run(tmp_path) == digest
+    digest = digest_of(workload, workload.run(tmp_path))
+    assert digest and digest_of(workload, workload.run(tmp_path)) == digest
+
+
+@pytest.mark.parametrize("pair", ["queries", "queries=", "=5", "queries=-1", "queries=many"])
+def test_a_bad_size_is_refused(pair):
+    with pytest.raises(ValueError, match="write a name and a whole number, as in queries=50000"):
+        parse_sizes([pair])
+
+
+def test_an_unknown_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--sizes rows: mmmeb_task has queries, candidates, texts"):
+        compare("mmmeb_task", tmp_path, repeats=1, sizes={"rows": 3})

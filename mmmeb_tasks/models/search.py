@@ -25,8 +25,8 @@ from mmmeb_tasks.metadata import MMMEBMetadata
 from mmmeb_tasks.models.inputs import ModelInput, neighbours, read_items
 from mmmeb_tasks.utils.texts import PlainTexts
 
-# The model's similarity may normalise the whole corpus for each block. 7,200 documents: 30 MB.
-QUERIES_A_BLOCK = 1024
+# A block of scores is in memory twice: 12,000 documents, 25 MB. The model may normalise all documents for each block.
+QUERIES_A_BLOCK = 256
 
 
 def best(scores: NDArray[np.float32], candidates: NDArray[Any], top_k: int) -> tuple[NDArray[Any], NDArray[np.float32]]:

@@ -4,6 +4,7 @@
     python -m recipes.experiments.bench_versions ../before                       # every workload
     python -m recipes.experiments.bench_versions ../before --only load_parallel
     python -m recipes.experiments.bench_versions ../before --document docs/performance.md
+    python -m recipes.experiments.bench_versions ../before --only mmmeb_task --sizes queries=50000 --repeats 1
 
 A workload is a file in `recipes/experiments/workloads`: what it prepares is not timed, what it runs is. Each run
 is a process of its own, old and new in turn; seconds are medians, peak is what the process and its children held
@@ -85,21 +86,24 @@ def compare(name: str, before: Path, *, repeats: int, sizes: dict[str, int] | No
     """One row of the table: title, seconds before, after and their ratio, peak before, after and their ratio.
 
     Raises:
-        ValueError: the versions give different results.
+        ValueError: the versions give different results; the workload has no such size.
     """
     workload = load(name)
+    if unknown := [size for size in sizes or {} if size not in workload.SIZES]:
+        raise ValueError(f"--sizes {unknown[0]}: {name} has {', '.join(workload.SIZES) or 'no sizes'}")
+    sizes = workload.SIZES | (sizes or {})
     trees = {"before": before.resolve(), "after": ROOT}
     runs: dict[str, list[Run]] = {version: [] for version in trees}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        workload.prepare(folder, **(sizes or workload.SIZES))
+        workload.prepare(folder, **sizes)
         for turn in range(repeats):
             for version in list(trees)[:: -1 if turn % 2 else 1]:
                 runs[version].append(measure(name, folder, trees[version]))
     digests = {run.digest for of_version in runs.values() for run in of_version}
     if len(digests) > 1:
         raise ValueError(f"{name}: the results differ: {', '.join(sorted(digests))}")
-    return [workload.TITLE, *columns(runs)]
+    return [workload.TITLE.format(**sizes), *columns(runs)]
 
 
 def columns(runs: dict[str, list[Run]]) -> list[str]:
@@ -124,9 +128,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("before", type=expanded, help="a checkout of the older version")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"among {', '.join(names())}")
+    parser.add_argument("--sizes", nargs="+", metavar="NAME=N", default=[], help="change sizes: queries=50000")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each version")
     parser.add_argument("--document", type=expanded, help="write the table to its section in this document")
     return parser.parse_args(argv)
+
+
+def parse_sizes(pairs: Sequence[str]) -> dict[str, int]:
+    """Sizes of `--sizes`.
+
+    Raises:
+        ValueError: a pair is not NAME=N.
+
+    >>> parse_sizes(["queries=50000"])
+    {'queries': 50000}
+    """
+    sizes = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        if not (name and number.isdecimal()):
+            raise ValueError(f"--sizes {pair!r}: write a name and a whole number, as in queries=50000")
+        sizes[name] = int(number)
+    return sizes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -134,12 +157,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if not (args.before / "xvlm2vec_st").is_dir():
         raise ValueError(f"{args.before}: not a checkout of this project: it has no folder xvlm2vec_st")
-    rows = []
+    rows, sizes = [], parse_sizes(args.sizes)
     for name in args.only or names():
-        rows.append(compare(name, args.before, repeats=args.repeats))
+        rows.append(compare(name, args.before, repeats=args.repeats, sizes=sizes))
         print("  ".join(rows[-1]), flush=True)
     header = ["", "before, s", "after, s", "ratio", "before, MB", "after, MB", "ratio"]
-    keep_table(args.document, "bench_versions", argv, markdown_table(header, rows))
+    section = f"bench_versions{' sizes' if sizes else ''}"
+    keep_table(args.document, "bench_versions", argv, markdown_table(header, rows), section=section)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import datasets
 
 from xvlm2vec_st import load_parallel
 
-TITLE = "load_parallel, 200,000 rows of five languages"
+TITLE = "load_parallel, {rows:,} rows of five languages"
 SIZES = {"rows": 200_000}
 WORDS = {
     "en": "a man rides the wave with his big brown dog near two small red cars and an old tree house in summer",
@@ -34,13 +34,17 @@ def prepare(folder: Path, *, rows: int) -> None:
             file.write(json.dumps({"id": f"row/{number}", "image": image, **texts}, ensure_ascii=False) + "\n")
 
 
-def run(folder: Path) -> str:
-    """Load the rows; returns a digest of the types and of all values."""
+def run(folder: Path) -> datasets.Dataset:
+    """Load the rows."""
     cache = folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     datasets.config.HF_DATASETS_CACHE = str(cache)
     corpus = folder / "parallel.jsonl"
-    rows = load_parallel(corpus, ["it", "de", "fr", "ja"], check_images=False, show_progress=False)
+    return load_parallel(corpus, ["it", "de", "fr", "ja"], check_images=False, show_progress=False)
+
+
+def digest(rows: datasets.Dataset) -> str:
+    """A digest of the types and of all values."""
     digest = sha256(repr(rows.features).encode())
     for column in rows.data.table.columns:
         for chunk in column.chunks:

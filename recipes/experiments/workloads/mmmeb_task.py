@@ -17,7 +17,7 @@ from PIL import Image
 from mmmeb_tasks.data.layout import data_file
 from mmmeb_tasks.tasks import XTD10I2TRanking
 
-TITLE = "task of MMMEB, 3,000 queries x 10,000 candidates"
+TITLE = "task of MMMEB, {queries:,} queries x {candidates:,} candidates"
 SIZES = {"queries": 3_000, "candidates": 10_000, "texts": 12_000}
 IMAGES = 50
 WIDTH = 16  # of an embedding
