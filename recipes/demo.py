@@ -152,7 +152,7 @@ def search_images(student: Path) -> None:
     index = ImageIndex.open(place)
     for name, model in (("teacher", TEACHER), ("student", student)):
         hits = search_mini_images(index, SentenceTransformer(str(model)), LANGUAGES)
-        shares = "  ".join(f"{language} {100 * found.mean():.1f} %" for language, found in hits.items())
+        shares = "  ".join(f"{language} {100 * own.mean():.1f} %" for language, own in hits.items())
         print(f"     {name}: the image of a name comes first: {shares}")
 
 

@@ -273,8 +273,8 @@ class LVLM(Transformer):
         """The id that stands `count` times for an image in a row, before the processor expands it."""
         names = ("image_token", "boi_token", "start_image_token")
         tokens = [token for name in names if isinstance(token := getattr(self.processor, name, None), str)]
-        found = (self._text_tokenizer.convert_tokens_to_ids(token) for token in tokens)
-        return next((cast(int, number) for number in found if ids.count(cast(int, number)) == count), None)
+        candidates = (self._text_tokenizer.convert_tokens_to_ids(token) for token in tokens)
+        return next((cast(int, number) for number in candidates if ids.count(cast(int, number)) == count), None)
 
     def _render(self, messages: list[list[dict]]) -> list[str]:
         """The rows as text, with the chat template and its settings."""

@@ -67,7 +67,7 @@ class LanguageGap:
 def measure(run: Run, tasks: Sequence[MMMEBRetrieval], out: Path, *, batch_size: int) -> list[LanguageGap]:
     """Measure one model in all languages but English; what OUT holds of the same data is read, not measured."""
     kept = _Kept(out / "predictions" / run.folder / "language_gap.json")
-    found = []
+    gaps = []
     for language in dict.fromkeys(lang for task in tasks for lang in task.hf_subsets if lang != "en"):
         both = [task for task in tasks if {"en", language} <= {*task.hf_subsets}]
         distances, biases = [], []
@@ -84,8 +84,8 @@ def measure(run: Run, tasks: Sequence[MMMEBRetrieval], out: Path, *, batch_size:
                 kept.add(key, {"confused": confused_words(run, language, batch_size)})
             confused = kept.values[key]["confused"]
         values = (_mean(distances), _mean(biases), len(words), confused)
-        found.append(LanguageGap(run.label, run.style or "bare", language, *values))
-    return found
+        gaps.append(LanguageGap(run.label, run.style or "bare", language, *values))
+    return gaps
 
 
 class _Kept:
@@ -169,10 +169,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def gap_rows(found: Sequence[LanguageGap], cells: Sequence[Cell]) -> list[dict[str, object]]:
+def gap_rows(gaps: Sequence[LanguageGap], cells: Sequence[Cell]) -> list[dict[str, object]]:
     """The lines of gap.csv."""
     rows = []
-    for one in found:
+    for one in gaps:
         own = [cell for cell in cells if (cell.model, cell.style) == (one.model, one.style)]
         rows.append(one.row(gap(own, one.language)))
     return rows

@@ -134,14 +134,14 @@ def measure(folder: Path, geometry: str) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"build ended with status {done.returncode}\n{done.stderr[-2000:]}")
-    found, size = json.loads(done.stdout.splitlines()[-1]), checkpoint_bytes(base)
+    measured, size = json.loads(done.stdout.splitlines()[-1]), checkpoint_bytes(base)
     return [
         geometry,
         f"{sum(each.numel() for each in model.parameters()) / 1e9:.2f} B",
         f"{size / GB:.2f}",
-        f"{found['peak'] / GB:.2f}",
-        f"{found['peak'] / size:.2f}",
-        f"{found['seconds'] / 60:.1f}",
+        f"{measured['peak'] / GB:.2f}",
+        f"{measured['peak'] / size:.2f}",
+        f"{measured['seconds'] / 60:.1f}",
     ]
 
 

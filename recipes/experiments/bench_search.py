@@ -62,8 +62,8 @@ class Vectors:
         rows = [
             block[chosen[(chosen >= start) & (chosen < start + len(block))] - start] for start, block in self.blocks()
         ]
-        found = np.concatenate(rows)
-        return unit(found + unit(rng.normal(size=found.shape)) / 2).astype(np.float32)
+        points = np.concatenate(rows)
+        return unit(points + unit(rng.normal(size=points.shape)) / 2).astype(np.float32)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -121,10 +121,10 @@ def qdrant_search(client: Any) -> Search:
 
 def timed(build: Callable[[], Any]) -> tuple[Any, float, int]:
     """(what a call returns, seconds, bytes that it held)."""
-    found: list[Any] = []
+    kept: list[Any] = []
     start = time.perf_counter()
-    peak = held(lambda: found.append(build()))
-    return found[0], time.perf_counter() - start, peak
+    peak = held(lambda: kept.append(build()))
+    return kept[0], time.perf_counter() - start, peak
 
 
 def held(call: Callable[[], object]) -> int:

@@ -37,11 +37,11 @@ class Answers:
         if not text and image is None:
             return EMPTY, ""
         try:
-            found = {name: self.find(embed(text or None, image)) for name, embed in self.models.items()}
-            lists = "".join(result_list(name, matches, self.index.thumbnail) for name, matches in found.items())
+            results = {name: self.find(embed(text or None, image)) for name, embed in self.models.items()}
+            lists = "".join(result_list(name, matches, self.index.thumbnail) for name, matches in results.items())
         except ValueError as error:
             return escaped(f"error: {error}"), ""
-        return summary(text, image, found), f'<div class="lists">{lists}</div>'
+        return summary(text, image, results), f'<div class="lists">{lists}</div>'
 
     def find(self, vector: np.ndarray) -> list[Match]:
         """The images nearest to a vector (dim,)."""
@@ -57,15 +57,15 @@ def escaped(text: str) -> str:
     return html.escape(printable(text))
 
 
-def summary(text: str, image: str | None, found: Mapping[str, Sequence[Match]]) -> str:
+def summary(text: str, image: str | None, results: Mapping[str, Sequence[Match]]) -> str:
     """One line: how many images, for what, and the best of each model.
 
     >>> summary("<b>", "a.png", {"teacher": []})
     '0 images for “&lt;b&gt;” and the image.'
     """
-    count = max(map(len, found.values()))
+    count = max(map(len, results.values()))
     query = " and ".join(filter(None, [text and f"“{text}”", image and "the image"]))
-    best = "".join(f" Best of {name}: {matches[0].path}." for name, matches in found.items() if matches)
+    best = "".join(f" Best of {name}: {matches[0].path}." for name, matches in results.items() if matches)
     return escaped(f"{count} images for {query}.{best}")
 
 

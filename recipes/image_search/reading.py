@@ -19,7 +19,7 @@ from .scan import FileState, Problem
 THUMBNAIL = 256  # pixels, the longer side
 HEIC = (".heic", ".heif", ".hif")
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given, Result = TypeVar("Given"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def small_jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def read_ahead(call: Callable[[Given], Made], items: Iterable[Given], count: int) -> Iterator[Made]:
+def read_ahead(call: Callable[[Given], Result], items: Iterable[Given], count: int) -> Iterator[Result]:
     """`call` of each item, in order; up to `count` run in threads ahead of what is taken.
 
     >>> list(read_ahead(str, [1, 2, 3], 2))

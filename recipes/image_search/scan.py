@@ -33,8 +33,8 @@ def find_files(root: Path) -> tuple[list[FileState], list[Problem]]:
     Names that begin with a dot are left out. A link to an image below the same folder counts as a file.
     """
     files, problems = [], []
-    for found in walk(os.path.realpath(root)):
-        (files if isinstance(found, FileState) else problems).append(found)
+    for item in walk(os.path.realpath(root)):
+        (files if isinstance(item, FileState) else problems).append(item)
     return sorted(files), sorted(problems)
 
 
@@ -53,8 +53,8 @@ def walk(root: str) -> Iterator[FileState | Problem]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
-            elif found := look_at(entry, root):
-                yield found
+            elif item := look_at(entry, root):
+                yield item
 
 
 def look_at(entry: os.DirEntry, root: str) -> FileState | Problem | None:

@@ -182,10 +182,10 @@ class ImageIndex:
             ValueError: the index has no image of that content; see `latest`.
         """
         condition = one_of("content", [content])
-        found = self.latest(lambda: self.table.search().where(condition).select(["thumbnail"]).limit(1).to_list())
-        if not found:
+        rows = self.latest(lambda: self.table.search().where(condition).select(["thumbnail"]).limit(1).to_list())
+        if not rows:
             raise ValueError("an image has left the index since it was found; search again")
-        return found[0]["thumbnail"]
+        return rows[0]["thumbnail"]
 
     def latest(self, read: Callable[[], Made]) -> Made:
         """What `read` finds in the newest version of the table; again if a run of `index` deletes that meanwhile.

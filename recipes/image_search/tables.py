@@ -60,8 +60,8 @@ def lance_errors(place: str | Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if found := SYSTEM_ERROR.search(str(error)):
-            number = int(found[1])
+        if match := SYSTEM_ERROR.search(str(error)):
+            number = int(match[1])
             raise OSError(number, os.strerror(number), str(place)) from error
         raise ValueError(f"{place} cannot be read or written: {lance_reason(error)}; run the command again") from error
 

@@ -261,13 +261,13 @@ def refusals(pairs: Sequence[tuple[str, str, str]], *, skip: Sequence[str] = ())
     >>> refusals([("a dog", "", "it"), ("a dog", "un cane", "it")])
     [('empty', 'no text'), None]
     """
-    found = {pair: refusal(*pair, skip=(*skip, LAST)) for pair in dict.fromkeys(pairs)}
+    reasons = {pair: refusal(*pair, skip=(*skip, LAST)) for pair in dict.fromkeys(pairs)}
     if LAST not in skip:
-        asked = [pair for pair, why in found.items() if why is None]
+        asked = [pair for pair, why in reasons.items() if why is None]
         for pair, certain in zip(asked, surely_right(asked), strict=True):
             if not certain and (detail := wrong_language(*pair)) is not None:
-                found[pair] = LAST, detail
-    return [found[pair] for pair in pairs]
+                reasons[pair] = LAST, detail
+    return [reasons[pair] for pair in pairs]
 
 
 def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -> list[float]:

@@ -89,10 +89,10 @@ def _visits(texts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64
     for place, at in enumerate(letters):
         still = np.searchsorted(-lengths, -place)  # texts are shorter from here on
         state = moves[starts[state[:still]] + at[:still]].astype(np.int64)
-        found = outputs[state]
-        ends = np.flatnonzero(found >= 0)
+        output = outputs[state]
+        ends = np.flatnonzero(output >= 0)
         rows.append(ends)
-        features.append(found[ends])
+        features.append(output[ends])
     return np.array(order)[np.concatenate(rows)], np.concatenate(features)
 
 

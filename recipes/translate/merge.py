@@ -84,9 +84,9 @@ def merge(
     merged = Merged()
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
-        found = [[*translations_of(row, codes, known, too_long, complete)] for row in part]
-        check([one for ones in found for one in ones], known, too_long, skip)
-        for row, ones in zip(part, found, strict=True):
+        translations = [[*translations_of(row, codes, known, too_long, complete)] for row in part]
+        check([one for ones in translations for one in ones], known, too_long, skip)
+        for row, ones in zip(part, translations, strict=True):
             kept = {}
             for one in ones:
                 if one.why is None:
@@ -118,13 +118,13 @@ def translations_of(
 
 
 def check(
-    found: Sequence[Translation],
+    translations: Sequence[Translation],
     known: Mapping[Key, str | None],
     too_long: frozenset[Key] | set[Key],
     skip: Sequence[str],
 ) -> None:
     """Set why translations are refused, of those that are not refused yet."""
-    unchecked = [one for one in found if one.why is None]
+    unchecked = [one for one in translations if one.why is None]
     pairs = [(one.row.english, one.text, one.code) for one in unchecked]
     for one, why in zip(unchecked, refusals(pairs, skip=skip), strict=True):
         one.why = why

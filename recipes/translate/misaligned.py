@@ -40,12 +40,12 @@ def instruction_of(text: str, code: str) -> str | None:
 @cache
 def _known(code: str) -> list[tuple[str, list[str], frozenset[str], bool]]:
     """(English, words of the language, distinct ones, whether a text goes on after them)."""
-    found = []
+    entries = []
     for english, known in instruction_table().items():
         if code in known:
             words = _words(known[code].split("{x}")[0])
-            found.append((english, words, frozenset(words), "{x}" in english))
-    return found
+            entries.append((english, words, frozenset(words), "{x}" in english))
+    return entries
 
 
 def _words(text: str) -> list[str]:

@@ -26,7 +26,7 @@ PART = 10_000  # rows that are read at a time
 # An archive's reader is one file with one position and, for parquet, one row group.
 READER = threading.Lock()
 Images = Sequence[tuple[str, str]]  # (row, place)
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class BadImage(ValueError):
@@ -90,7 +90,7 @@ def check_image_files(
     note.write(state)
 
 
-def in_threads(data: Dataset, work: Callable[[Images], Found], bar: tqdm) -> Iterator[Found]:
+def in_threads(data: Dataset, work: Callable[[Images], Result], bar: tqdm) -> Iterator[Result]:
     """What `work` returns for slices of a corpus' distinct images, in the order of the corpus.
 
     The error of the first slice that has one is raised.

@@ -47,10 +47,10 @@ def exact_dtype(base: str) -> torch.dtype:
     """
     folder = base if os.path.isdir(base) else os.path.dirname(str(cached_file(base, "config.json")))
     try:
-        found = {name for name in count_dtypes(folder) if not name.startswith(INTEGERS)}
+        dtypes = {name for name in count_dtypes(folder) if not name.startswith(INTEGERS)}
     except SafetensorError:
         return torch.float32  # a damaged file, which is refused by name when it is loaded
-    return NAMES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+    return NAMES.get(dtypes.pop(), torch.float32) if len(dtypes) == 1 else torch.float32
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:

@@ -71,5 +71,5 @@ def run(folder: Path) -> str:
         Hashes(), task, cache=None, co2_tracker=False, show_progress_bar=False, prediction_folder=predictions
     )
     scores = json.dumps(results.task_results[0].scores, sort_keys=True).encode()
-    found = next(json.loads(path.read_text())["en"] for path in predictions.rglob("*.json"))
-    return sha256(scores + json.dumps(found, sort_keys=True).encode()).hexdigest()
+    best = next(json.loads(path.read_text())["en"] for path in predictions.rglob("*.json"))
+    return sha256(scores + json.dumps(best, sort_keys=True).encode()).hexdigest()
