@@ -239,6 +239,21 @@ def test_few_tokens_are_all_computed():
             assert (KEPT.get() is not None) == narrow
 
 
+def test_an_untested_family_computes_all_tokens(monkeypatch):
+    model = SentenceTransformer(str(tiny.embedder("llava")))
+    seen = watched(monkeypatch)
+    monkeypatch.setattr("xvlm2vec_st.lvlm.FAMILIES", {})
+    model[0].sharing = "plain"
+    model.encode(["a text " * 40])
+    assert seen == [None]
+
+
+def test_a_model_that_is_no_module_is_left_alone():
+    """As those of sentence-transformers' ONNX and OpenVINO backends."""
+    with last_layer_for(object(), torch.arange(FEWEST).view(1, -1) == 0):
+        assert KEPT.get() is None
+
+
 def test_no_layer_list_no_change():
     class Body(torch.nn.Module):
         config = embedder("llava")[0].config

@@ -119,7 +119,7 @@ class LVLM(Transformer):
         """Token states, (rows, tokens, dim), by any route; within `pooled_tokens_only`, those of the last tokens."""
         plain = super().forward
         pooled = {}
-        if POOLED_ONLY.get() and "attention_mask" in features:
+        if POOLED_ONLY.get() and self.config.model_type in FAMILIES and "attention_mask" in features:
             pooled = {POOLED: last_tokens(features["attention_mask"])}
         if "image_group" not in features:
             with last_layer_for(self.inner, pooled.get(POOLED)):

@@ -1,8 +1,9 @@
-"""Compute the last layer for the pooled tokens only: no other token reads what it makes of the rest.
+"""Compute the last layer for the pooled tokens only.
 
-Keys and values of the last layer are needed of every token. Queries, the attention's output projection and the
-feed-forward part are needed of the pooled tokens alone. With four layers that is a fifth of the language model's work,
-with 32 a fortieth. The states of the other tokens are then meaningless, so it is done only where nobody looks at them.
+In the last layer, a token reads the keys and values of the others, and nothing else of them. So if the last token is
+pooled, the queries, the attention's output projection and the feed-forward part of all other tokens are never read.
+They are a fifth of the language model's work with 4 layers, and a fortieth with 32. The states of the other tokens are
+meaningless then, so this is done only where nothing reads them.
 """
 
 from collections.abc import Iterator
@@ -21,18 +22,18 @@ from xvlm2vec_st.utils.modules import find_language_layers
 FEED_FORWARD = ("mlp", "feed_forward")
 ATTENTION = ("q_proj", "o_proj", "out_proj")
 PREPARED = "_computes_kept_tokens"  # our mark on a module
-# So few tokens take as long as one: a processor reads the same weights for them.
+# Fewer tokens take as long as one: the processor reads the same weights for them.
 FEWEST = 64
 
-# Whether the forwards of this thread serve a pooling of the last token, and the flat places of the tokens that the
-# running one keeps, with the shape (rows, tokens). Each thread has its own, so two of them can share a model.
+# Whether this thread's forwards serve a pooling of the last token; and the tokens that the running forward keeps: their
+# places in the flattened batch, and its shape (rows, tokens). Threads can share a model, so each has its own values.
 POOLED_ONLY: ContextVar[bool] = ContextVar("POOLED_ONLY", default=False)
 KEPT: ContextVar[tuple[Tensor, torch.Size] | None] = ContextVar("KEPT", default=None)
 
 
 @contextmanager
 def pooled_tokens_only(model: Any, wanted: bool = True) -> Iterator[None]:
-    """Within it, forwards of a model that pools the last token may leave other tokens' last states out.
+    """Within it, forwards of a model that pools the last token may skip the other tokens' last states.
 
     Args:
         model: a sentence-transformers model, or its wrapper (DDP).
@@ -74,14 +75,16 @@ def last_layer_for(model: nn.Module, kept: Tensor | None) -> Iterator[None]:
         kept: (rows, tokens) bool, in the layout in which the model runs; None: all tokens. Below `FEWEST` tokens
             it makes no difference.
     """
-    layers = None if kept is None or kept.numel() < FEWEST else find_language_layers(model)
+    # Models of the ONNX and OpenVINO backends are not an nn.Module.
+    narrow = kept is not None and kept.numel() >= FEWEST and isinstance(model, nn.Module)
+    layers = find_language_layers(model) if narrow else None
     if kept is None or layers is None or is_recomputed(layers[-1]):
         yield
         return
     for module in token_modules(layers[-1]):
         prepare(module)
     places = kept.flatten().nonzero().flatten()
-    if not len(places):  # a prefix whose rows all go on: some modules want a token
+    if not len(places):  # a prefix whose rows all go on; experts cannot compute zero tokens
         places = torch.zeros(1, dtype=torch.long, device=kept.device)
     token = KEPT.set((places, kept.shape))
     try:
@@ -91,12 +94,12 @@ def last_layer_for(model: nn.Module, kept: Tensor | None) -> Iterator[None]:
 
 
 def is_recomputed(layer: nn.Module) -> bool:
-    """Whether the layer runs again in the backward pass, when nobody says any more which tokens are kept."""
+    """Whether the layer runs again in the backward pass, which comes after `last_layer_for` has ended."""
     return isinstance(layer, CheckpointWrapper) or (layer.training and getattr(layer, "gradient_checkpointing", False))
 
 
 def token_modules(layer: nn.Module) -> list[nn.Module]:
-    """The modules of a decoder layer that need to see the kept tokens only; none in an unknown kind of layer."""
+    """The modules of a decoder layer that can run on the kept tokens alone; none in an unknown kind of layer."""
     chosen = []
     for name, child in layer.named_children():
         if name in FEED_FORWARD:
