@@ -13,7 +13,7 @@ from test_routes import embedder, mixed_rows, routes_of
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.utils.flop_counter import FlopCounterMode
 
-from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer
+from xvlm2vec_st import MultilingualDistillationLoss, SentenceTransformer, lora_config
 from xvlm2vec_st.distillation.middle_layer import middle_states
 from xvlm2vec_st.encoding.last_layer import (
     FEWEST,
@@ -195,6 +195,21 @@ def test_a_layer_that_runs_again_in_the_backward_pass_computes_all(wrapped):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     for name, gradient in gradients().items():
         assert torch.allclose(gradient, expected[name], rtol=1e-6, atol=1e-9), name
+
+
+@tiny.some_families("phi3_v", "llava", "lfm2_vl")
+def test_an_adapter_around_a_prepared_layer(family):
+    """The hooks of the first `encode` are on layers that then lie within those of the adapter."""
+    model, rows = SentenceTransformer(str(tiny.embedder(family))), mixed_rows()
+    before = model.encode(rows)
+    model.add_adapter(lora_config(model))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+        expected = embeddings(model, rows, pooled_only=False)["sentence_embedding"].numpy()
+    assert np.abs(expected - before).max() > 1e-2, "the adapter does nothing"
+    assert np.abs(model.encode(rows) - expected).max() < 1e-5
 
 
 def test_threads_do_not_see_each_others_tokens():

@@ -9,6 +9,7 @@ meaningless then, so this is done only where nothing reads them.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,10 +26,27 @@ PREPARED = "_computes_kept_tokens"  # our mark on a module
 # Fewer tokens take as long as one: the processor reads the same weights for them.
 FEWEST = 64
 
-# Whether this thread's forwards serve a pooling of the last token; and the tokens that the running forward keeps: their
-# places in the flattened batch, and its shape (rows, tokens). Threads can share a model, so each has its own values.
+
+@dataclass(frozen=True)
+class Kept:
+    """The tokens that the running forward keeps.
+
+    Attributes:
+        places: their places in the flattened batch.
+        shape: of the batch, (rows, tokens).
+        running: the module that runs on the kept tokens now. Within it, no other one takes tokens away: after
+            `add_adapter`, a layer that was prepared lies within another one.
+    """
+
+    places: Tensor
+    shape: torch.Size
+    running: list[nn.Module] = field(default_factory=list)
+
+
+# Whether this thread's forwards serve a pooling of the last token, and the tokens that the running one keeps.
+# Threads can share a model, so each has its own values.
 POOLED_ONLY: ContextVar[bool] = ContextVar("POOLED_ONLY", default=False)
-KEPT: ContextVar[tuple[Tensor, torch.Size] | None] = ContextVar("KEPT", default=None)
+KEPT: ContextVar[Kept | None] = ContextVar("KEPT", default=None)
 
 
 @contextmanager
@@ -86,7 +104,7 @@ def last_layer_for(model: nn.Module, kept: Tensor | None) -> Iterator[None]:
     places = kept.flatten().nonzero().flatten()
     if not len(places):  # a prefix whose rows all go on; experts cannot compute zero tokens
         places = torch.zeros(1, dtype=torch.long, device=kept.device)
-    token = KEPT.set((places, kept.shape))
+    token = KEPT.set(Kept(places, kept.shape))
     try:
         yield
     finally:
@@ -117,21 +135,22 @@ def prepare(module: nn.Module) -> None:
         setattr(module, PREPARED, True)
 
 
-def take_kept(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def take_kept(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Pass the kept tokens on: (rows, tokens, dim) -> (1, kept, dim)."""
     kept = KEPT.get()
-    if kept is None or torch.compiler.is_compiling():
+    if kept is None or kept.running or torch.compiler.is_compiling():
         return None
-    return (inputs[0].flatten(0, 1).index_select(0, kept[0]).unsqueeze(0), *inputs[1:])
+    kept.running.append(module)
+    return (inputs[0].flatten(0, 1).index_select(0, kept.places).unsqueeze(0), *inputs[1:])
 
 
-def put_back(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+def put_back(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
     """Put the kept tokens' results back, with zeros for the others: (1, kept, dim) -> (rows, tokens, dim)."""
     kept = KEPT.get()
-    if kept is None or torch.compiler.is_compiling():
+    if kept is None or kept.running != [module]:
         return None
-    places, shape = kept
+    kept.running.clear()
     first = output if isinstance(output, Tensor) else output[0]
-    whole = first.new_zeros(shape.numel(), first.shape[-1]).index_copy(0, places, first.flatten(0, -2))
-    whole = whole.unflatten(0, shape)
+    whole = first.new_zeros(kept.shape.numel(), first.shape[-1]).index_copy(0, kept.places, first.flatten(0, -2))
+    whole = whole.unflatten(0, kept.shape)
     return whole if isinstance(output, Tensor) else (whole, *output[1:])
