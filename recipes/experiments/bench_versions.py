@@ -162,8 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append(compare(name, args.before, repeats=args.repeats, sizes=sizes))
         print("  ".join(rows[-1]), flush=True)
     header = ["", "before, s", "after, s", "ratio", "before, MB", "after, MB", "ratio"]
-    section = f"bench_versions{' sizes' if sizes else ''}"
-    keep_table(args.document, "bench_versions", argv, markdown_table(header, rows), section=section)
+    keep_table(args.document, "bench_versions", argv, markdown_table(header, rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from operator import countOf
+from operator import countOf, itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -214,9 +214,10 @@ def _objects(text: str) -> list[dict[str, Any]]:
     """The JSON objects of lines. A bad line is an error, or an object with values of wrong types."""
     lines = [line for line in text.split("\n") if line]
     scanned = list(map(SCAN, lines, repeat(0)))  # ends early at what is not JSON
-    records = [record for record, _ in scanned]
-    rest = (line[end:] for line, (_, end) in zip(lines, scanned, strict=False) if end < len(line))
-    if len(scanned) < len(lines) or {*map(type, records)} != {dict} or any(map(str.strip, rest)):
+    records, ends = list(map(itemgetter(0), scanned)), list(map(itemgetter(1), scanned))
+    if len(scanned) < len(lines) or {*map(type, records)} != {dict}:
+        raise ValueError(text)
+    if sum(ends) < sum(map(len, lines)) and any(line[end:].strip() for line, end in zip(lines, ends, strict=True)):
         raise ValueError(text)
     # A key that stands twice leaves its quotes in the line. So do the keys of objects in objects.
     quotes = text.count('"') - (ESCAPE.findall(text).count('\\"') if "\\" in text else 0)
@@ -227,14 +228,13 @@ def _objects(text: str) -> list[dict[str, Any]]:
     return records
 
 
-def _good_row(record: dict[str, Any], codes: Sequence[str]) -> ParallelRow:
-    """The row of an object, whose values may have wrong types."""
-    get: Callable[[str], Any] = record.get
-    texts = dict(zip(codes, map(get, codes), strict=True))
-    if None in texts.values():
-        texts = {code: text for code, text in texts.items() if text is not None}
-    number = get("id")
-    return ParallelRow(str(number) if type(number) is int else number, get("image"), get(SOURCE), texts)
+def _good_row(record: dict[str, Any], codes: list[str]) -> ParallelRow:
+    """The row of an object, whose values may have wrong types. It takes the object apart."""
+    pop: Callable[[str, None], Any] = record.pop
+    number, image, english = pop("id", None), pop("image", None), pop(SOURCE, None)
+    if [*record] != codes or None in record.values():  # usually the translations are what is left
+        record = {code: record[code] for code in codes if record.get(code) is not None}
+    return ParallelRow(str(number) if type(number) is int else number, image, english, record)
 
 
 def iter_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
