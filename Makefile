@@ -1,4 +1,4 @@
-# make demo: the whole story in about 10 minutes. make app: a page that searches its images. make test: lint and
+# make demo: the whole story in about 6 minutes. make app: a page that searches its images. make test: lint and
 # tests. Each installs first.
 # VERSIONS=tested (default), lowest or newest says which versions, each in a virtual environment of its own:
 # constraints.txt, constraints-lowest.txt, or what pip finds. make lock writes both files again.

@@ -1,6 +1,6 @@
 """Score, distil and score again, offline on two CPU cores.
 
-    xvlm2vec demo                                           # about 10 minutes, writes ./xvlm2vec
+    xvlm2vec demo                                           # about 6 minutes, writes ./xvlm2vec
     xvlm2vec demo --out /tmp/d --steps 30 --queries 50      # a short run of the same code
 
 The bundled English mini embedder learns Italian, Spanish, French and German with the xVLM2Vec loss. It is
