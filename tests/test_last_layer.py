@@ -2,7 +2,6 @@
 
 import contextvars
 import threading
-from itertools import product
 
 import numpy as np
 import pytest
@@ -58,7 +57,7 @@ def twins():
 
 @tiny.every_family
 def test_embeddings_and_gradients_of_every_route(family):
-    """Against all states by the same route; both sides of padding."""
+    """Against all states by the same route; the best route with both sides of padding."""
     model = tiny.double(SentenceTransformer(str(tiny.embedder(family)))).train()
     tolerance = 1e-5 if family in tiny.FP32 else 1e-9
     rows = mixed_rows() + twins()
@@ -71,7 +70,8 @@ def test_embeddings_and_gradients_of_every_route(family):
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         return embedding.detach(), gradients, real(states).detach()
 
-    for route, side in product([*routes_of(model), "plain"], ("left", "right")):
+    best, *rest = *routes_of(model), "plain"
+    for route, side in ((best, "left"), (best, "right"), *((route, "right") for route in rest)):
         model[0].sharing, model.tokenizer.padding_side = route, side
         (all_states, all_gradients, others), (own, gradients, left) = run(False), run(True)
         assert (all_states - own).abs().max() < tolerance, (route, side)
