@@ -96,10 +96,7 @@ def test_a_layer_has_its_feed_forward_and_output_projection_left_out(family):
 def test_encode_leaves_them_out_unless_it_returns_states(family, monkeypatch):
     model, rows = embedder(family), [*mixed_rows(), "a text"]
     model[0].sharing = None
-    seen = []
-    monkeypatch.setattr(
-        "xvlm2vec_st.lvlm.last_layer_for", lambda body, kept: seen.append(kept) or last_layer_for(body, kept)
-    )
+    seen = watched(monkeypatch)
     with torch.no_grad():
         expected = embeddings(model, rows, pooled_only=False)["sentence_embedding"].numpy()
     assert seen and all(kept is None for kept in seen)
@@ -134,10 +131,7 @@ def test_the_loss_leaves_them_out_unless_it_reads_the_image_part(monkeypatch):
     student, teacher = (SentenceTransformer(str(tiny.embedder("llava"))) for _ in range(2))
     features = student.preprocess([{"image": tiny.random_image(), "text": "a"}, "a text"])
     features |= {"row": torch.arange(2), "language": torch.zeros(2, dtype=torch.long)}
-    seen = []
-    monkeypatch.setattr(
-        "xvlm2vec_st.lvlm.last_layer_for", lambda body, kept: seen.append(kept) or last_layer_for(body, kept)
-    )
+    seen = watched(monkeypatch)
     for options, pooled_only in (
         ({}, True),
         ({"middle_layer": 1, "middle_weight": 1.0}, True),
