@@ -115,6 +115,29 @@ def test_pieces_that_meet_in_an_english_text_are_not_joined(corpus, tmp_path, te
         assert (model.tokenizer(text)["input_ids"] == before) is keeps
 
 
+def test_join_ascii_saves_polish_pieces_and_keeps_the_corpus_english(tmp_path, teacher):
+    concepts = load_world(["en", "pl", "nl"]).concepts
+    names = {code: [concept.names[code] for concept in concepts] for code in ("en", "pl", "nl")}
+    file = tmp_path / "parallel.jsonl"
+    # Each thing twice: a token occurs twice or more.
+    rows = [{"id": str(i)} | {code: names[code][i // 2] for code in names} for i in range(2 * len(concepts))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    plain = SentenceTransformer(str(TEACHER))
+    without = extend_model(plain, [file], ["pl", "nl"], 600)
+    out = tmp_path / "out"
+    more = ["--extend-vocabulary", str(file), "--new-tokens", "600", "--languages", "pl,nl", "--join-ascii"]
+    assert main(["build", str(TEACHER), str(out), *more]) == 0
+    model = SentenceTransformer(str(out))
+    after = tokens_per_word(model.tokenizer, names)
+    assert not any(token.token.lstrip("Ġ▁").isascii() for token in without.tokens)
+    listed = json.loads((out / "new_tokens.json").read_text("utf-8"))["tokens"]
+    assert sum(token["token"].lstrip("Ġ▁").isascii() for token in listed) > 200
+    for code in ("pl", "nl"):
+        assert after[code].tokens_per_word < 0.6 * without.after[code].tokens_per_word
+    assert (model.encode(names["en"]) == teacher.encode(names["en"])).all()
+    assert not (model.encode("paddenstoel") == teacher.encode("paddenstoel")).all()
+
+
 def sentencepiece():
     """A LLaMA's tokenizer: "▁", bytes for what it lacks, and no words of its own."""
     letters = [*"▁abcdefghijklmnopqrstuvwxyz()?,.2", "ab", "▁a"]
@@ -303,10 +326,11 @@ def test_options_that_do_not_go_together_are_refused(scenes, tmp_path, more, mes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_embedding_steps_need_new_tokens(scenes, tmp_path):
-    words = command(scenes, tmp_path / "out", "--embedding-steps", "2")
+@pytest.mark.parametrize("option", [["--embedding-steps", "2"], ["--join-ascii"]])
+def test_options_that_need_new_tokens(scenes, tmp_path, option):
+    words = command(scenes, tmp_path / "out", *option)
     place = words.index("--new-tokens")
-    with pytest.raises(ValueError, match="--embedding-steps does nothing without --new-tokens"):
+    with pytest.raises(ValueError, match=f"{option[0]} does nothing without --new-tokens"):
         distill.main([*words[:place], *words[place + 2 :]])
 
 
@@ -333,11 +357,32 @@ def test_bad_arguments_are_refused_and_nothing_is_written(corpus, tmp_path, argu
     assert list(tmp_path.iterdir()) == []
 
 
+def test_join_ascii_needs_new_tokens(tmp_path):
+    with pytest.raises(ValueError, match="join_ascii does nothing without new_tokens; pass both, or leave it out"):
+        build(TEACHER, tmp_path / "out", join_ascii=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_distill_joins_ascii_if_asked(tmp_path):
+    scenes = write_corpus(tmp_path / "corpus", ["en", "pl"], scenes=12) / "parallel.jsonl"
+    texts = [json.loads(line)["pl"] for line in scenes.read_text("utf-8").splitlines()]
+    tokens = []
+    for more in ([], ["--join-ascii"]):
+        words = command(scenes, tmp_path / f"out{len(more)}", "--max-steps", 1, "--new-tokens", 200, *more)
+        words[words.index("--languages") + 1] = "pl"
+        tokens.append(count_tokens(SentenceTransformer(str(distill.main(words))).tokenizer, texts).tokens)
+    assert tokens[1] < 0.8 * tokens[0]
+
+
 def test_a_corpus_without_candidates_is_refused(tmp_path):
     file = tmp_path / "ascii.jsonl"
     file.write_text('{"id": "1", "en": "dog", "it": "cane cane"}\n', "utf-8")
-    with pytest.raises(ValueError, match="new_tokens is 5, and no candidate is left in it: a new token occurs 2 times"):
+    problem = "new_tokens is 5, and no candidate is left in it: a new token occurs 2 times or more"
+    with pytest.raises(ValueError, match=problem + ", holds a character outside ASCII, .* pass join_ascii=True, more"):
         build(TEACHER, tmp_path / "out", extend_vocabulary=[file], new_tokens=5, languages=["it"])
+    file.write_text('{"id": "1", "en": "paddenstoel", "it": "paddenstoel paddenstoel"}\n', "utf-8")
+    with pytest.raises(ValueError, match=problem + ", and joins no pieces that meet in an English text; pass more"):
+        build(TEACHER, tmp_path / "out", extend_vocabulary=[file], new_tokens=5, languages=["it"], join_ascii=True)
 
 
 def test_other_tokenizers_are_refused_by_name():

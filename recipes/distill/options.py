@@ -28,6 +28,7 @@ MODELS = ("student", "teacher", "adapter")
 NEEDS = {
     "dora": ("lora_rank",),
     "embedding_steps": ("new_tokens",),
+    "join_ascii": ("new_tokens",),
     "keep_adapter": ("lora_rank",),
     "lora_alpha": ("lora_rank",),
     "lora_dropout": ("lora_rank",),
@@ -115,6 +116,9 @@ class DistillArguments:
     )
     new_tokens: int | None = option(
         "add up to so many tokens for --languages to the student's vocabulary, chosen from --corpus", default=None
+    )
+    join_ascii: bool = option(
+        "with --new-tokens: also join pieces of ASCII that no English text of --corpus has in a row", default=False
     )
     embedding_steps: int | None = option(
         "with --new-tokens: updates that train the new tokens' embeddings alone, before all else learns", default=None

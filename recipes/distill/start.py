@@ -137,7 +137,7 @@ def extend_start(
     def write() -> None:
         remove(draft)  # left by a killed run
         model = SentenceTransformer(start, device="cpu")
-        extension = extend_model(model, arguments.corpus, arguments.languages, count)
+        extension = extend_model(model, arguments.corpus, arguments.languages, count, join_ascii=arguments.join_ascii)
         save_embedder(model, draft)
         extension.write(draft)
         draft.rename(extended)

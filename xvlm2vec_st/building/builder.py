@@ -37,6 +37,7 @@ def build(
     extend_vocabulary: Sequence[str | Path] = (),
     new_tokens: int | None = None,
     languages: Sequence[str] = (),
+    join_ascii: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Build a folder that sentence-transformers loads. An interrupted build leaves nothing behind.
@@ -53,6 +54,7 @@ def build(
             embedder, if `base` or `adapter` is recognised as one, else the family's.
         extend_vocabulary: parallel corpus files, from which `new_tokens` tokens at most are chosen for `languages`,
             added, and listed in `out`/new_tokens.json: see `vocabulary.extend_model`.
+        join_ascii: let new tokens hold ASCII alone.
         overwrite: replace `out`.
 
     Returns:
@@ -72,7 +74,9 @@ def build(
     check_arguments(base, place.out, dtype=dtype, num_crops=num_crops)
     settings = {"base": base, "adapter": adapter, "keep_adapter": keep_adapter, "num_crops": num_crops}
     settings |= {"dtype": dtype, "template": None if template is None else str(template)}
-    request = request_extension(extend_vocabulary, new_tokens, languages, keep_adapter=keep_adapter)
+    request = request_extension(
+        extend_vocabulary, new_tokens, languages, join_ascii=join_ascii, keep_adapter=keep_adapter
+    )
     settings |= request.settings() if request else {}
     with place.hold():
         local = [(name, path) for name, path in (("base", base), ("adapter", adapter)) if path and os.path.isdir(path)]
@@ -133,7 +137,8 @@ def build_in(
     if adapter:
         body.model = with_adapter(body.model, adapter, base, keep=keep_adapter, dtype=dtype)
     if request:
-        extend_model(model, *request).write(place.draft)
+        tokens = (request.files, request.languages, request.new_tokens)
+        extend_model(model, *tokens, join_ascii=request.join_ascii).write(place.draft)
     card = build_model_card(model, place.out.name, base, adapter, kept=keep_adapter, embedder=embedder)
     write_folder(model, card, place, base)
 

@@ -30,7 +30,14 @@ class Choice(NamedTuple):
     merges: list[tuple[str, str]]
 
 
-def choose_tokens(tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]], count: int, *, first: int) -> Choice:
+def choose_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: dict[str, list[str]],
+    count: int,
+    *,
+    first: int,
+    join_ascii: bool = False,
+) -> Choice:
     """Choose the tokens that save the most pieces: first characters that fall back to bytes, then merges.
 
     Args:
@@ -38,6 +45,7 @@ def choose_tokens(tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]
         texts: by language; those of `en` stay as they are.
         count: tokens, at most.
         first: id of the first new token.
+        join_ascii: whether tokens may hold ASCII alone, where no English text has their pieces in a row.
 
     Raises:
         ValueError: no candidate is left.
@@ -51,7 +59,7 @@ def choose_tokens(tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]
     names = choose_characters(pieces, words, english, count)
     tokens = [NewToken(name, number, unit) for number, (unit, name) in enumerate(names.items(), first)]
     names |= {unit: pieces.token[unit[0]] for word in words for unit in word if len(unit) == 1}
-    segments = cut_at_english(pieces, words, english, names)
+    segments = cut_at_english(pieces, words, english, names, join_ascii=join_ascii)
     wanted = asked = count - len(tokens)
     choice = Choice(tokens, [])
     while wanted:
@@ -64,8 +72,9 @@ def choose_tokens(tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]
     if not choice.tokens:
         raise ValueError(
             f"new_tokens is {count}, and no candidate is left in {', '.join(texts.keys() - {SOURCE})}: a new token "
-            f"occurs {LEAST} times or more, holds a character outside ASCII, and joins no pieces that meet in an "
-            "English text; pass more text or other languages, or leave new_tokens out"
+            f"occurs {LEAST} times or more, {'' if join_ascii else 'holds a character outside ASCII, '}and joins no "
+            f"pieces that meet in an English text; pass {'' if join_ascii else 'join_ascii=True, '}more text or other "
+            "languages, or leave new_tokens out"
         )
     return choice
 
@@ -85,9 +94,14 @@ def choose_characters(
 
 
 def cut_at_english(
-    pieces: Pieces, words: Counter[tuple[Unit, ...]], english: Counter[tuple[Unit, ...]], names: dict[Unit, str]
+    pieces: Pieces,
+    words: Counter[tuple[Unit, ...]],
+    english: Counter[tuple[Unit, ...]],
+    names: dict[Unit, str],
+    *,
+    join_ascii: bool,
 ) -> Counter[tuple[Unit, ...]]:
-    """Parts of words that merges may join: cut between two units that meet in English, or are both ASCII.
+    """Parts of words that merges may join: cut between two units that meet in English, or, by default, are both ASCII.
 
     No merge then begins in English, so no later one goes on there.
     """
@@ -102,7 +116,7 @@ def cut_at_english(
                 end == len(word)
                 or not (pair[0] in names and pair[1] in names)
                 or pair in met
-                or (is_ascii[pair[0]] and is_ascii[pair[1]])
+                or (not join_ascii and is_ascii[pair[0]] and is_ascii[pair[1]])
             ):
                 if end - start > 1:
                     segments[word[start:end]] += times

@@ -65,16 +65,18 @@ def new_token_ids(folder: str | Path) -> list[int]:
 
 
 class Request(NamedTuple):
-    """Which tokens to add: from which files and languages, and how many at most."""
+    """Which tokens to add: from which files and languages, how many at most, and whether they may hold ASCII alone."""
 
     files: tuple[Path, ...]
     languages: tuple[str, ...]
     new_tokens: int
+    join_ascii: bool
 
     def settings(self) -> dict[str, Any]:
         """As JSON values."""
         files = [str(path) for path in self.files]
-        return {"extend_vocabulary": files, "languages": [*self.languages], "new_tokens": self.new_tokens}
+        settings = {"extend_vocabulary": files, "languages": [*self.languages], "new_tokens": self.new_tokens}
+        return settings | ({"join_ascii": True} if self.join_ascii else {})
 
 
 def request_extension(
@@ -82,13 +84,14 @@ def request_extension(
     new_tokens: int | None,
     languages: Sequence[str],
     *,
+    join_ascii: bool = False,
     keep_adapter: bool = False,
 ) -> Request | None:
-    """Check the three arguments of `build`; None without them.
+    """Check the arguments of `build` that ask for new tokens; None without them.
 
     Raises:
-        ValueError: one is there without the others, or with `keep_adapter`; the count is below 1; a file is
-            missing; see `check_languages`.
+        ValueError: one is there without the others; `keep_adapter` with them, or `join_ascii` without; the count is
+            below 1; a file is missing; see `check_languages`.
 
     >>> request_extension([], None, []) is None
     True
@@ -96,6 +99,8 @@ def request_extension(
     given = {"extend_vocabulary": bool(extend_vocabulary), "new_tokens": new_tokens is not None}
     given["languages"] = bool(languages)
     if not any(given.values()):
+        if join_ascii:
+            raise ValueError("join_ascii does nothing without new_tokens; pass both, or leave it out")
         return None
     if missing := [name for name, is_given in given.items() if not is_given]:
         raise ValueError(
@@ -112,7 +117,7 @@ def request_extension(
     files = tuple(Path(path) for path in extend_vocabulary)
     if absent := [path for path in files if not path.is_file()]:
         raise ValueError(f"extend_vocabulary: {absent[0]}: no such corpus file")
-    return Request(files, tuple(languages), int(new_tokens or 0))
+    return Request(files, tuple(languages), int(new_tokens or 0), join_ascii)
 
 
 def check_count(new_tokens: int | None) -> None:
@@ -128,19 +133,26 @@ def check_count(new_tokens: int | None) -> None:
 
 
 def extend_model(
-    model: SentenceTransformer, files: Sequence[str | Path], languages: Sequence[str], new_tokens: int
+    model: SentenceTransformer,
+    files: Sequence[str | Path],
+    languages: Sequence[str],
+    new_tokens: int,
+    *,
+    join_ascii: bool = False,
 ) -> Extension:
     """Add tokens for the languages of a corpus to a model, in place.
 
-    The embedding of a new token is the mean of those of the pieces that it replaces. Every new token holds a
-    character outside ASCII, and joins no two pieces that meet in an English text of the corpus. So ASCII texts
-    and the corpus' English are cut as before, and have the same embeddings, bit by bit.
+    The embedding of a new token is the mean of those of the pieces that it replaces. No new token joins two pieces
+    that meet in an English text of the corpus. So the corpus' English is cut as before, and has the same embeddings,
+    bit by bit. By default every new token also holds a character outside ASCII, so all ASCII texts stay too.
 
     Args:
         model: with a fast tokenizer of BPE: byte-level, or SentencePiece's.
         files: parallel corpus, JSON Lines: `en`, and a column per language.
         languages: columns whose texts the tokens are for.
         new_tokens: how many, at most.
+        join_ascii: let new tokens hold ASCII alone. Languages with Latin letters then take fewer tokens, and an
+            English word that the corpus lacks may be cut otherwise than before.
 
     Raises:
         ValueError: a bad argument; the corpus lacks a language; the tokenizer is of another kind; no candidate
@@ -151,12 +163,13 @@ def extend_model(
         extension = extend_model(model, ["parallel.jsonl"], ["ru", "ja"], 2000)
         extension.before["ru"].tokens_per_word, extension.after["ru"].tokens_per_word
     """
-    request_extension(files, new_tokens, languages)
+    request_extension(files, new_tokens, languages, join_ascii=join_ascii)
     tokenizer = model.tokenizer
     check_tokenizer(tokenizer)
     texts = read_texts([Path(path) for path in files], languages)
     body = transformer_of(model).model
-    choice = choose_tokens(tokenizer, texts, new_tokens, first=first_free_id(tokenizer, body))
+    free = first_free_id(tokenizer, body)
+    choice = choose_tokens(tokenizer, texts, new_tokens, first=free, join_ascii=join_ascii)
     before = tokens_per_word(tokenizer, texts)
     extend_tokenizer(tokenizer, choice, texts[SOURCE])
     extend_embeddings(body, choice.tokens)

@@ -98,6 +98,11 @@ VARIANTS = (
         {"distance_metric": "cosine", "new_tokens": 2000, "gradient_accumulation_steps": 1},
         worlds=("mini11",),
     ),
+    Variant(
+        "cosine, 3000 new tokens, ASCII too, 20 rows per update",
+        {"distance_metric": "cosine", "new_tokens": 3000, "join_ascii": True, "gradient_accumulation_steps": 1},
+        worlds=("mini11",),
+    ),
     Variant("500 new tokens, trained first", {"new_tokens": 500, "embedding_steps": 30}, worlds=("mini11",)),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
