@@ -12,6 +12,7 @@ from mmmeb_tasks.data.layout import read_rows
 from mmmeb_tasks.metadata import LANGUAGES
 from mmmeb_tasks.mini import TEACHER
 from mmmeb_tasks.mini import write as mini_files
+from mmmeb_tasks.mini.world import load_world
 from mmmeb_tasks.mini.write import write_corpus
 from recipes.add_language import command as add_language
 from xvlm2vec_st.building.model_card import read_teachers
@@ -181,6 +182,22 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
         add_language.main(words)
 
 
+def test_new_tokens_are_for_the_new_language_alone(tmp_path, teacher):
+    out = tmp_path / "m"
+    more = ["--new-tokens", "80", "--join-ascii", "--known-languages", "it", "--tasks", "i2t", "--out", str(out)]
+    add_language.main([str(TEACHER), "nl", *SMALL, *more])
+    student = SentenceTransformer(str(out))
+    rows = load_world(["en", "nl", "it"]).concepts
+    names = {code: [row.names[code] for row in rows] for code in ("en", "nl", "it")}
+    before, after = (
+        {code: each.tokenizer(own)["input_ids"] for code, own in names.items()} for each in (teacher, student)
+    )
+    assert (after["en"], after["it"]) == (before["en"], before["it"])
+    assert sum(map(len, after["nl"])) < sum(map(len, before["nl"]))
+    # The teacher is the model without them, so its index stays valid.
+    assert [each.fingerprint for each in read_teachers(str(out))] == [fingerprint(teacher)]
+
+
 def test_other_training_keeps_the_translations(tmp_path, capsys):
     work = tmp_path / "m.work"
 
@@ -227,6 +244,9 @@ def test_images_written_for_a_corpus_stay_with_it_and_those_that_were_there(tmp_
         (["pt", "--mini", "5", "--rehearsal", "0"], "--rehearsal 0.0: pass a number above 0"),
         (["pt", "--mini", "20"], "and at most half of them can be held out"),
         (["xx", "--mini", "5"], "unknown language 'xx'"),
+        (["pt", "--mini", "5", "--new-tokens", "0"], "--new-tokens 0: pass 1 or more"),
+        (["pt", "--mini", "5", "--join-ascii"], "--join-ascii does nothing without --new-tokens"),
+        (["pt", "--mini", "5", "--new-tokens", "9", "--lora-rank", "4"], "an adapter does not train embeddings"),
     ],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, words, message):

@@ -138,6 +138,23 @@ def test_join_ascii_saves_polish_pieces_and_keeps_the_corpus_english(tmp_path, t
     assert not (model.encode("paddenstoel") == teacher.encode("paddenstoel")).all()
 
 
+def test_kept_languages_are_cut_as_before(tmp_path):
+    concepts = load_world(["en", "nl", "pl"]).concepts
+    rows = [{"id": str(i)} | concept.names for i, concept in enumerate(concepts * 2)]
+    file = tmp_path / "parallel.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    tokens = {}
+    for keep in ((), ("pl",)):
+        model = SentenceTransformer(str(TEACHER))
+        extend_model(model, [file], ["nl"], 600, join_ascii=True, keep=keep)
+        tokens[keep] = {
+            code: [model.tokenizer(concept.names[code])["input_ids"] for concept in concepts] for code in ("nl", "pl")
+        }
+    before = [SentenceTransformer(str(TEACHER)).tokenizer(concept.names["pl"])["input_ids"] for concept in concepts]
+    assert tokens["pl",]["pl"] == before != tokens[()]["pl"]
+    assert sum(map(len, tokens["pl",]["nl"])) < 1.1 * sum(map(len, tokens[()]["nl"]))
+
+
 def sentencepiece():
     """A LLaMA's tokenizer: "▁", bytes for what it lacks, and no words of its own."""
     letters = [*"▁abcdefghijklmnopqrstuvwxyz()?,.2", "ab", "▁a"]
@@ -316,6 +333,7 @@ def test_the_teacher_is_the_model_before_the_extension_and_its_targets_are_kept(
     [
         (["--lora-rank", "4"], "--lora-rank with --new-tokens: an adapter does not train embeddings.*--student START"),
         (["--image-part"], "--image-part with --new-tokens: the teacher keeps its own tokenizer"),
+        (["--new-tokens-for", "ru,it"], "--new-tokens-for it: not among --languages ru ja; add it there"),
         (["--new-tokens", "0"], "--new-tokens 0: pass 1 or more, or leave it out"),
         (["--embedding-steps", "-1"], "--embedding-steps -1: pass 1 or more, or leave it out"),
     ],
@@ -326,7 +344,7 @@ def test_options_that_do_not_go_together_are_refused(scenes, tmp_path, more, mes
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", [["--embedding-steps", "2"], ["--join-ascii"]])
+@pytest.mark.parametrize("option", [["--embedding-steps", "2"], ["--join-ascii"], ["--new-tokens-for", "ru"]])
 def test_options_that_need_new_tokens(scenes, tmp_path, option):
     words = command(scenes, tmp_path / "out", *option)
     place = words.index("--new-tokens")
@@ -381,7 +399,7 @@ def test_a_corpus_without_candidates_is_refused(tmp_path):
     with pytest.raises(ValueError, match=problem + ", holds a character outside ASCII, .* pass join_ascii=True, more"):
         build(TEACHER, tmp_path / "out", extend_vocabulary=[file], new_tokens=5, languages=["it"])
     file.write_text('{"id": "1", "en": "paddenstoel", "it": "paddenstoel paddenstoel"}\n', "utf-8")
-    with pytest.raises(ValueError, match=problem + ", and joins no pieces that meet in an English text; pass more"):
+    with pytest.raises(ValueError, match=problem + ", and joins no pieces that meet in a text of en; pass more"):
         build(TEACHER, tmp_path / "out", extend_vocabulary=[file], new_tokens=5, languages=["it"], join_ascii=True)
 
 
@@ -398,7 +416,7 @@ def test_a_change_of_english_is_refused_and_taken_back():
     model = SentenceTransformer(str(tiny.embedder("llava")))
     before = model.tokenizer.tokenize("dog")
     choice = Choice([NewToken("do", len(model.tokenizer), (1, 2))], [("d", "o")])
-    with pytest.raises(ValueError, match="would cut the English text 'a dog' otherwise; leave new_tokens out"):
+    with pytest.raises(ValueError, match="would cut the text 'a dog' otherwise; leave new_tokens out"):
         extend_tokenizer(model.tokenizer, choice, ["a cat", "a dog"])
     assert model.tokenizer.tokenize("dog") == before
 

@@ -107,12 +107,20 @@ def check_options(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: no corpus, or two; a language both new and known; the model's folder is missing;
-            --lora-rank with versions of transformers and peft that do not work together.
+            --new-tokens with --lora-rank, or --join-ascii without --new-tokens; --lora-rank with versions of
+            transformers and peft that do not work together.
     """
     if bool(args.corpus) == bool(args.mini):
         raise ValueError("pass --corpus SOURCE or --mini SCENES, one of them")
     if args.lora_rank:
         check_peft("--lora-rank")
+    if args.new_tokens and args.lora_rank:
+        raise ValueError(
+            "--lora-rank with --new-tokens: an adapter does not train embeddings, and those of new tokens must learn; "
+            "leave one of them out"
+        )
+    if args.join_ascii and not args.new_tokens:
+        raise ValueError("--join-ascii does nothing without --new-tokens; pass both, or leave it out")
     check_folder(args.model)
     if both := set(args.languages) & set(args.known_languages):
         raise ValueError(
@@ -245,6 +253,9 @@ def distill_languages(args: argparse.Namespace, languages: Sequence[str], corpus
         eval_rows=0,
         lora_rank=args.lora_rank,
         muon_learning_rate=chosen["muon_learning_rate"] or None,
+        new_tokens=args.new_tokens,
+        new_tokens_for=args.languages if args.new_tokens else [],
+        join_ascii=args.join_ascii,
     )
     begun = out.with_name(out.name + ".partial") / "arguments.json"
     training = DistillTrainingArguments(

@@ -34,6 +34,7 @@ NEEDS = {
     "lora_dropout": ("lora_rank",),
     "temperature": ("similarity_weight", "contrastive_weight"),
     "middle_weight": ("middle_layer",),
+    "new_tokens_for": ("new_tokens",),
 }
 # Options that --new-tokens rules out, why, and what to do.
 BUILD_FIRST = "build it first (xvlm2vec build STUDENT START --extend-vocabulary FILE …), and pass --student START"
@@ -56,6 +57,7 @@ class DistillArguments:
 
     Raises:
         ValueError: an option that does nothing without another one; options that contradict each other;
+            a language of --new-tokens-for that --languages lacks;
             a model's folder that is missing; LoRA with versions of transformers and peft that do not work
             together.
 
@@ -115,7 +117,11 @@ class DistillArguments:
         "use Muon at this rate for hidden matrices, Adam for the rest", default=None
     )
     new_tokens: int | None = option(
-        "add up to so many tokens for --languages to the student's vocabulary, chosen from --corpus", default=None
+        "add up to so many tokens to the student's vocabulary, chosen from --corpus", default=None
+    )
+    new_tokens_for: list[str] = option(
+        "languages that get them; the texts of the other ones are cut as before; default: --languages",
+        default_factory=list,
     )
     join_ascii: bool = option(
         "with --new-tokens: also join pieces of ASCII that no English text of --corpus has in a row", default=False
@@ -131,6 +137,7 @@ class DistillArguments:
                 setattr(self, name, os.path.expanduser(getattr(self, name)))
         self.corpus = [os.path.expanduser(path) for path in self.corpus]
         self.languages = parse_languages(self.languages)
+        self.new_tokens_for = parse_languages(self.new_tokens_for)
         if self.lora_rank:
             from xvlm2vec_st.utils.peft_version import check_peft  # it imports transformers, which takes a second
 
@@ -143,6 +150,10 @@ class DistillArguments:
             if getattr(self, name) and not any(getattr(self, other) for other in others):
                 needed = " or ".join(map(dashed, others))
                 raise ValueError(f"{dashed(name)} does nothing without {needed}; pass both, or leave it out")
+        if other := [code for code in self.new_tokens_for if code not in self.languages]:
+            raise ValueError(
+                f"--new-tokens-for {other[0]}: not among --languages {' '.join(self.languages)}; add it there"
+            )
         for name, reason in NOT_WITH_NEW_TOKENS.items():
             if self.new_tokens and getattr(self, name):
                 raise ValueError(f"{dashed(name)} with --new-tokens: {reason}")

@@ -137,7 +137,9 @@ def extend_start(
     def write() -> None:
         remove(draft)  # left by a killed run
         model = SentenceTransformer(start, device="cpu")
-        extension = extend_model(model, arguments.corpus, arguments.languages, count, join_ascii=arguments.join_ascii)
+        languages = arguments.new_tokens_for or arguments.languages
+        keep = [code for code in arguments.languages if code not in languages]
+        extension = extend_model(model, arguments.corpus, languages, count, join_ascii=arguments.join_ascii, keep=keep)
         save_embedder(model, draft)
         extension.write(draft)
         draft.rename(extended)

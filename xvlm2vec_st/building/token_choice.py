@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 from tokenizers import Tokenizer, models, trainers
@@ -37,29 +38,30 @@ def choose_tokens(
     *,
     first: int,
     join_ascii: bool = False,
+    keep: Collection[str] = (),
 ) -> Choice:
     """Choose the tokens that save the most pieces: first characters that fall back to bytes, then merges.
 
     Args:
         tokenizer: a fast BPE.
-        texts: by language; those of `en` stay as they are.
+        texts: by language; those of `en` and of `keep` stay as they are.
         count: tokens, at most.
         first: id of the first new token.
-        join_ascii: whether tokens may hold ASCII alone, where no English text has their pieces in a row.
+        join_ascii: whether tokens may hold ASCII alone, where no text that stays has their pieces in a row.
+        keep: languages that stay as they are, like English.
 
     Raises:
         ValueError: no candidate is left.
     """
     pieces = Pieces(tokenizer)
-    english = pieces.count_words(texts[SOURCE])
     words: Counter[tuple[Unit, ...]] = Counter()
+    kept: Counter[tuple[Unit, ...]] = Counter()
     for language, own in texts.items():
-        if language != SOURCE:
-            words.update(pieces.count_words(own))
-    names = choose_characters(pieces, words, english, count)
+        (kept if language in (SOURCE, *keep) else words).update(pieces.count_words(own))
+    names = choose_characters(pieces, words, kept, count)
     tokens = [NewToken(name, number, unit) for number, (unit, name) in enumerate(names.items(), first)]
     names |= {unit: pieces.token[unit[0]] for word in words for unit in word if len(unit) == 1}
-    segments = cut_at_english(pieces, words, english, names, join_ascii=join_ascii)
+    segments = cut_where_kept_texts_meet(pieces, words, kept, names, join_ascii=join_ascii)
     wanted = asked = count - len(tokens)
     choice = Choice(tokens, [])
     while wanted:
@@ -70,20 +72,20 @@ def choose_tokens(
             break
         asked *= 2
     if not choice.tokens:
+        whole, joined = ("", "") if join_ascii else ("holds a character outside ASCII, ", "join_ascii=True, ")
         raise ValueError(
-            f"new_tokens is {count}, and no candidate is left in {', '.join(texts.keys() - {SOURCE})}: a new token "
-            f"occurs {LEAST} times or more, {'' if join_ascii else 'holds a character outside ASCII, '}and joins no "
-            f"pieces that meet in an English text; pass {'' if join_ascii else 'join_ascii=True, '}more text or other "
-            "languages, or leave new_tokens out"
+            f"new_tokens is {count}, and no candidate is left in {', '.join(texts.keys() - {SOURCE, *keep})}: a new "
+            f"token occurs {LEAST} times or more, {whole}and joins no pieces that meet in a text of "
+            f"{', '.join((SOURCE, *keep))}; pass {joined}more text or other languages, or leave new_tokens out"
         )
     return choice
 
 
 def choose_characters(
-    pieces: Pieces, words: Counter[tuple[Unit, ...]], english: Counter[tuple[Unit, ...]], count: int
+    pieces: Pieces, words: Counter[tuple[Unit, ...]], kept: Counter[tuple[Unit, ...]], count: int
 ) -> dict[Unit, str]:
     """Characters that fall back to bytes, as `{bytes: character}`; those that save the most tokens come first."""
-    taken = {unit for word in english for unit in word}
+    taken = {unit for word in kept for unit in word}
     saved: Counter[Unit] = Counter()
     for word, times in words.items():
         for unit in word:
@@ -93,19 +95,19 @@ def choose_characters(
     return {unit: pieces.content(unit).decode("utf-8") for unit in often}
 
 
-def cut_at_english(
+def cut_where_kept_texts_meet(
     pieces: Pieces,
     words: Counter[tuple[Unit, ...]],
-    english: Counter[tuple[Unit, ...]],
+    kept: Counter[tuple[Unit, ...]],
     names: dict[Unit, str],
     *,
     join_ascii: bool,
 ) -> Counter[tuple[Unit, ...]]:
-    """Parts of words that merges may join: cut between two units that meet in English, or, by default, are both ASCII.
+    """Parts of words that merges may join: cut where two units meet in a kept text, or, by default, are both ASCII.
 
-    No merge then begins in English, so no later one goes on there.
+    No merge then begins in a kept text, so no later one goes on there.
     """
-    met = {pair for word in english for pair in zip(word, word[1:], strict=False)}
+    met = {pair for word in kept for pair in zip(word, word[1:], strict=False)}
     is_ascii = {unit: pieces.content(unit).isascii() for unit in names}
     segments: Counter[tuple[Unit, ...]] = Counter()
     for word, times in words.items():

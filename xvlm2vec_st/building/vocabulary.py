@@ -11,6 +11,7 @@ would become a token of its own.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,6 +140,7 @@ def extend_model(
     new_tokens: int,
     *,
     join_ascii: bool = False,
+    keep: Sequence[str] = (),
 ) -> Extension:
     """Add tokens for the languages of a corpus to a model, in place.
 
@@ -153,6 +155,7 @@ def extend_model(
         new_tokens: how many, at most.
         join_ascii: let new tokens hold ASCII alone. Languages with Latin letters then take fewer tokens, and an
             English word that the corpus lacks may be cut otherwise than before.
+        keep: other columns, whose texts are cut as before, like the corpus' English.
 
     Raises:
         ValueError: a bad argument; the corpus lacks a language; the tokenizer is of another kind; no candidate
@@ -166,12 +169,12 @@ def extend_model(
     request_extension(files, new_tokens, languages, join_ascii=join_ascii)
     tokenizer = model.tokenizer
     check_tokenizer(tokenizer)
-    texts = read_texts([Path(path) for path in files], languages)
+    texts = read_texts([Path(path) for path in files], [*languages, *keep])
     body = transformer_of(model).model
     free = first_free_id(tokenizer, body)
-    choice = choose_tokens(tokenizer, texts, new_tokens, first=free, join_ascii=join_ascii)
+    choice = choose_tokens(tokenizer, texts, new_tokens, first=free, join_ascii=join_ascii, keep=keep)
     before = tokens_per_word(tokenizer, texts)
-    extend_tokenizer(tokenizer, choice, texts[SOURCE])
+    extend_tokenizer(tokenizer, choice, chain.from_iterable(texts[code] for code in (SOURCE, *keep)))
     extend_embeddings(body, choice.tokens)
     return Extension(choice.tokens, before, tokens_per_word(tokenizer, texts))
 
@@ -230,11 +233,11 @@ def first_free_id(tokenizer: PreTrainedTokenizerBase, model: Any) -> int:
     return max(*tokenizer.get_vocab().values(), *ids(model.config.to_dict())) + 1
 
 
-def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, choice: Choice, english: Iterable[str]) -> None:
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, choice: Choice, kept: Iterable[str]) -> None:
     """Add tokens and merges to a fast BPE, after those that it has.
 
     Raises:
-        ValueError: an English text would be cut otherwise than before; the tokenizer is unchanged then.
+        ValueError: a text of `kept` would be cut otherwise than before; the tokenizer is unchanged then.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]  # of the fast ones
     before = Tokenizer.from_str(backend.to_str())
@@ -246,12 +249,12 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, choice: Choice, english
     # With the added tokens, so that the ids have no holes.
     vocabulary = tokenizer.get_vocab() | {token.token: token.id for token in choice.tokens}
     backend.model = models.BPE(vocab=vocabulary, merges=[*merges, *choice.merges], **options)
-    for batch in batches(english):
+    for batch in batches(kept):
         cuts = [[e.ids for e in each.encode_batch(batch, add_special_tokens=False)] for each in (before, backend)]
         if changed := [text for text, old, new in zip(batch, *cuts, strict=True) if old != new]:
             backend.model = before.model
             raise ValueError(
-                f"with new tokens this tokenizer would cut the English text {changed[0][:80]!r} otherwise; leave "
+                f"with new tokens this tokenizer would cut the text {changed[0][:80]!r} otherwise; leave "
                 "new_tokens out, or take another model"
             )
 
