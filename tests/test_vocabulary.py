@@ -176,6 +176,10 @@ def test_sentencepiece_gets_characters_then_words_and_no_token_over_two_words(tm
     assert {"в", "д", "н", "г", "苹", "果", "▁вода", "▁нога", "苹果"} <= found
     assert not any("▁" in token[1:] or "," in token or "é" in token or "22" in token for token in found)
     assert all(len(token.pieces) > 1 for token in choice.tokens)
+    assert not any(token.isascii() for token in found)
+    more = {"pl": ["woda 22, woda 22,", "zupa, zupa"] * 5}
+    joined = {token.token for token in choose_tokens(tokenizer, texts | more, 60, first=300, join_ascii=True).tokens}
+    assert {"▁woda", "▁zupa", "▁вода"} <= joined and not any(set(token) & {*"2,"} for token in joined)
     extend_tokenizer(tokenizer, choice, texts["en"])
     tokenizer.save_pretrained(tmp_path)
     loaded = LlamaTokenizer.from_pretrained(tmp_path)

@@ -47,7 +47,7 @@ def choose_tokens(
         texts: by language; those of `en` and of `keep` stay as they are.
         count: tokens, at most.
         first: id of the first new token.
-        join_ascii: whether tokens may hold ASCII alone, where no text that stays has their pieces in a row.
+        join_ascii: whether tokens may hold ASCII letters alone, where no text that stays has their pieces in a row.
         keep: languages that stay as they are, like English.
 
     Raises:
@@ -103,12 +103,12 @@ def cut_where_kept_texts_meet(
     *,
     join_ascii: bool,
 ) -> Counter[tuple[Unit, ...]]:
-    """Parts of words that merges may join: cut where two units meet in a kept text, or, by default, are both ASCII.
+    """Parts of words that merges may join: cut where two units meet in a kept text, or may not be joined.
 
     No merge then begins in a kept text, so no later one goes on there.
     """
     met = {pair for word in kept for pair in zip(word, word[1:], strict=False)}
-    is_ascii = {unit: pieces.content(unit).isascii() for unit in names}
+    content = {unit: pieces.content(unit) for unit in names}
     segments: Counter[tuple[Unit, ...]] = Counter()
     for word, times in words.items():
         start = 0
@@ -118,12 +118,24 @@ def cut_where_kept_texts_meet(
                 end == len(word)
                 or not (pair[0] in names and pair[1] in names)
                 or pair in met
-                or (not join_ascii and is_ascii[pair[0]] and is_ascii[pair[1]])
+                or not may_join(content[pair[0]], content[pair[1]], join_ascii=join_ascii)
             ):
                 if end - start > 1:
                     segments[word[start:end]] += times
                 start = end
     return segments
+
+
+def may_join(left: bytes, right: bytes, *, join_ascii: bool) -> bool:
+    """Whether a merge may join two pieces. ASCII stays in pieces; with `join_ascii`, its digits and marks do.
+
+    >>> may_join("ż".encode(), b"a", join_ascii=False), may_join(b"wo", b"da", join_ascii=False)
+    (True, False)
+    >>> may_join(b" wo", b"da", join_ascii=True), may_join(b"2", b"2", join_ascii=True)
+    (True, False)
+    """
+    both = left + right
+    return not both.isascii() or (join_ascii and both.replace(b" ", b"").isalpha())
 
 
 def train_merges(segments: Counter[tuple[Unit, ...]], count: int) -> list[tuple[tuple[Unit, ...], tuple[Unit, ...]]]:
