@@ -284,6 +284,7 @@ def test_first_the_new_rows_learn_alone_then_all(scenes, tmp_path, more, teacher
     start = extend_model(begun, [scenes], ["ru", "ja"], 60)
     first = begun.state_dict()[EMBEDDINGS][-60:]
     alone = distill.main(command(scenes, tmp_path / "a", "--embedding-steps", 2, "--max-steps", 2, *more))
+    assert new_token_ids(alone) == [token.id for token in start.tokens]
     names, same, rows = changed(before, weights(alone))
     assert not names and same and rows.shape == first.shape
     used = {number for text in texts_of(scenes) for number in begun.tokenizer(text)["input_ids"]}

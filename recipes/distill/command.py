@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from xvlm2vec_st import DistillationTrainer, SentenceTransformer
 from xvlm2vec_st.building.model_card import CardTeacher
+from xvlm2vec_st.building.vocabulary import LIST as NEW_TOKENS
 from xvlm2vec_st.building.vocabulary import new_token_ids
 from xvlm2vec_st.training.checkpoints import last_whole_checkpoint
 from xvlm2vec_st.training.evaluation import parallel_evaluator
@@ -200,6 +201,8 @@ class Run:
             save_with_card(student, draft, arguments.student, arguments.languages, self.teachers)
             log = json.dumps(trainer.state.log_history, indent=1)
             (draft / "training_log.json").write_text(log + "\n")
+            if arguments.new_tokens:
+                shutil.copy(Path(self.start_model) / NEW_TOKENS, draft)
             if (work / "runs").is_dir():  # TensorBoard's logs, where transformers writes them
                 shutil.copytree(work / "runs", draft / "runs")
             self.place.finish(draft)
