@@ -150,6 +150,8 @@ def test_kept_languages_are_cut_as_before(tmp_path):
         tokens[keep] = {
             code: [model.tokenizer(concept.names[code])["input_ids"] for concept in concepts] for code in ("nl", "pl")
         }
+    with pytest.raises(ValueError, match="keep: 'nl' is in languages too; a language gets new tokens or is kept"):
+        extend_model(model, [file], ["nl"], 600, keep=["nl"])
     before = [SentenceTransformer(str(TEACHER)).tokenizer(concept.names["pl"])["input_ids"] for concept in concepts]
     assert tokens["pl",]["pl"] == before != tokens[()]["pl"]
     assert sum(map(len, tokens["pl",]["nl"])) < 1.1 * sum(map(len, tokens[()]["nl"]))

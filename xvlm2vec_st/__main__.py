@@ -53,7 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--new-tokens", type=int, metavar="N", help="with --extend-vocabulary: how many, at most")
     add("--languages", nargs="+", default=[], metavar="CODE", help="with --extend-vocabulary: columns of the corpus")
-    add("--join-ascii", action="store_true", help="with --new-tokens: also join pieces of ASCII, where no English does")
+    add(
+        "--join-ascii",
+        action="store_true",
+        help="with --new-tokens: let them hold ASCII letters alone, as Polish or Dutch need",
+    )
     add("--overwrite", action="store_true", help="replace OUT")
     add("--debug", action="store_true", help="show the libraries' warnings, and the traceback of an error")
     command.set_defaults(run=run_build)

@@ -44,7 +44,11 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> ar
     add("--muon-learning-rate", type=float, help="of all other matrices; default: AdamW, with --mini 0.01")
     add("--lora-rank", type=int, help="train a LoRA on the language model; default: all weights but vision")
     add("--new-tokens", type=int, metavar="N", help="add up to N tokens for the new languages to the vocabulary")
-    add("--join-ascii", action="store_true", help="with --new-tokens: also join pieces of ASCII, where no English does")
+    add(
+        "--join-ascii",
+        action="store_true",
+        help="with --new-tokens: let them hold ASCII letters alone, as Polish or Dutch need",
+    )
     add("--bf16", action="store_true", help="autocast")
     add("--seed", type=int, default=0)
     args = parser.parse_args(argv)

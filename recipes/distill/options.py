@@ -124,7 +124,7 @@ class DistillArguments:
         default_factory=list,
     )
     join_ascii: bool = option(
-        "with --new-tokens: also join pieces of ASCII that no English text of --corpus has in a row", default=False
+        "with --new-tokens: let them hold ASCII letters alone, as Polish or Dutch need", default=False
     )
     embedding_steps: int | None = option(
         "with --new-tokens: updates that train the new tokens' embeddings alone, before all else learns", default=None

@@ -54,7 +54,7 @@ def build(
             embedder, if `base` or `adapter` is recognised as one, else the family's.
         extend_vocabulary: parallel corpus files, from which `new_tokens` tokens at most are chosen for `languages`,
             added, and listed in `out`/new_tokens.json: see `vocabulary.extend_model`.
-        join_ascii: let new tokens hold ASCII alone.
+        join_ascii: let new tokens hold ASCII letters alone.
         overwrite: replace `out`.
 
     Returns:
@@ -137,8 +137,7 @@ def build_in(
     if adapter:
         body.model = with_adapter(body.model, adapter, base, keep=keep_adapter, dtype=dtype)
     if request:
-        tokens = (request.files, request.languages, request.new_tokens)
-        extend_model(model, *tokens, join_ascii=request.join_ascii).write(place.draft)
+        extend_model(model, **request._asdict()).write(place.draft)
     card = build_model_card(model, place.out.name, base, adapter, kept=keep_adapter, embedder=embedder)
     write_folder(model, card, place, base)
 

@@ -127,7 +127,7 @@ def cut_where_kept_texts_meet(
 
 
 def may_join(left: bytes, right: bytes, *, join_ascii: bool) -> bool:
-    """Whether a merge may join two pieces. ASCII stays in pieces; with `join_ascii`, its digits and marks do.
+    """Whether a merge may join two pieces: not two of ASCII, unless `join_ascii` is set and both are letters.
 
     >>> may_join("ż".encode(), b"a", join_ascii=False), may_join(b"wo", b"da", join_ascii=False)
     (True, False)

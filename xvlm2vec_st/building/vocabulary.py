@@ -77,7 +77,7 @@ class Request(NamedTuple):
         """As JSON values."""
         files = [str(path) for path in self.files]
         settings = {"extend_vocabulary": files, "languages": [*self.languages], "new_tokens": self.new_tokens}
-        return settings | ({"join_ascii": True} if self.join_ascii else {})
+        return settings | {"join_ascii": self.join_ascii}
 
 
 def request_extension(
@@ -153,8 +153,8 @@ def extend_model(
         files: parallel corpus, JSON Lines: `en`, and a column per language.
         languages: columns whose texts the tokens are for.
         new_tokens: how many, at most.
-        join_ascii: let new tokens hold ASCII alone. Languages with Latin letters then take fewer tokens, and an
-            English word that the corpus lacks may be cut otherwise than before.
+        join_ascii: let new tokens hold ASCII letters alone. Languages with Latin letters then take fewer tokens, and
+            an English word that the corpus lacks may be cut differently than before.
         keep: other columns, whose texts are cut as before, like the corpus' English.
 
     Raises:
@@ -166,7 +166,9 @@ def extend_model(
         extension = extend_model(model, ["parallel.jsonl"], ["ru", "ja"], 2000)
         extension.before["ru"].tokens_per_word, extension.after["ru"].tokens_per_word
     """
-    request_extension(files, new_tokens, languages, join_ascii=join_ascii)
+    request_extension(files, new_tokens, languages)
+    if both := [code for code in keep if code in languages]:
+        raise ValueError(f"keep: {both[0]!r} is in languages too; a language gets new tokens or is kept")
     tokenizer = model.tokenizer
     check_tokenizer(tokenizer)
     texts = read_texts([Path(path) for path in files], [*languages, *keep])
